@@ -1,0 +1,205 @@
+"""The reference recipe written plainly: what VL-PLM and MarvelOVD compute for one image, with nothing made fast.
+
+One image at a time, one Pillow crop at a time, every RPN proposal refined. Tests compare the package with it, and the
+benchmark times it as the reference; so it imports nothing of the package and keeps the recipe's cost. It departs from
+the published code in two places, both bugs there: each axis of a box is scaled back by its own ratio, and an image
+without boxes is an image without labels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+TEMPERATURE = 0.01
+NMS_IOU = 0.6
+CLIP_CHUNK = 1000
+
+
+class ReferenceRegions(NamedTuple):
+    """What stage 1 leaves of one image with n kept boxes."""
+
+    boxes_xyxy: Tensor  # float32 (n, 4), original pixels, inside the image
+    objectness: Tensor  # float32 (n,), sigmoid of the RPN's logit, descending
+    embeddings: Tensor  # float32 (n, d), unit length
+
+
+@torch.no_grad()
+def reference_proposals(
+    model: Any, cfg: Any, image_bgr: np.ndarray, refine_steps: int = 10, refine_first: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """All proposals of one image, refined, before any is dropped.
+
+    Args:
+        model: detectron2 GeneralizedRCNN in eval mode, with one class.
+        cfg: its config.
+        image_bgr: uint8 (H, W, 3), BGR.
+        refine_steps: how often the box head is applied.
+        refine_first: refine only so many, in RPN order; all of them by default, as the recipe does.
+
+    Returns:
+        boxes_xyxy float32 (n, 4), original pixels, not clipped; objectness float32 (n,), descending.
+    """
+    from detectron2.data.transforms import ResizeShortestEdge
+    from detectron2.structures import Boxes
+
+    height, width = image_bgr.shape[:2]
+    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    resized = resize.get_transform(image_bgr).apply_image(image_bgr)
+    pixels = torch.from_numpy(resized.astype(np.float32).transpose(2, 0, 1))
+    images = model.preprocess_image([{"image": pixels}])
+    features = model.backbone(images.tensor)
+    proposals, _ = model.proposal_generator(images, features, None)
+    boxes = proposals[0].proposal_boxes.tensor[:refine_first]
+    objectness = proposals[0].objectness_logits[:refine_first].sigmoid()
+
+    heads = model.roi_heads
+    levels = [features[name] for name in heads.box_in_features]
+    for _ in range(refine_steps if len(boxes) else 0):
+        pooled = heads.box_pooler(levels, [Boxes(boxes)])
+        _, deltas = heads.box_predictor(heads.box_head(pooled))
+        decoded = heads.box_predictor.box2box_transform.apply_deltas(deltas, boxes)
+        boxes = decoded.view(len(boxes), -1, 4).mean(1)
+
+    input_height, input_width = images.image_sizes[0]
+    ratio = boxes.new_tensor([width / input_width, height / input_height]).repeat(2)
+    return (boxes * ratio).cpu(), objectness.cpu()
+
+
+def crop_window(box_xyxy: Sequence[float], scale: float, height: int, width: int) -> tuple[float, float, float, float]:
+    """The box scaled about its centre, then clipped to the image; not rounded (Pillow's crop rounds, half to even)."""
+    x0, y0, x1, y1 = box_xyxy
+    center_x, center_y = (x0 + x1) / 2, (y0 + y1) / 2
+    half_width, half_height = (x1 - x0) / 2 * scale, (y1 - y0) / 2 * scale
+    return (
+        max(center_x - half_width, 0.0),
+        max(center_y - half_height, 0.0),
+        min(center_x + half_width, float(width)),
+        min(center_y + half_height, float(height)),
+    )
+
+
+@torch.no_grad()
+def reference_region_embeddings(
+    clip_model: Any,
+    preprocess: Callable[[Image.Image], Tensor],
+    image_bgr: np.ndarray,
+    boxes_xyxy: Tensor,
+    scales: Sequence[float] = (1.0, 1.5),
+) -> Tensor:
+    """One CLIP embedding a box: float32 (n, d), unit length, from boxes (n, 4) inside the image in original pixels."""
+    device = next(clip_model.parameters()).device
+    if len(boxes_xyxy) == 0:
+        return torch.zeros(0, clip_model.text_projection.shape[1])
+    height, width = image_bgr.shape[:2]
+    image = Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1]))
+    total = 0
+    for scale in scales:
+        # Windows in Python's float64: a float32 box at scale 1.0 comes back exactly, so no edge rounds the other way.
+        crops = [image.crop(crop_window(box, scale, height, width)) for box in boxes_xyxy.tolist()]
+        inputs = torch.stack([preprocess(crop) for crop in crops]).to(device)
+        features = torch.cat([clip_model.encode_image(chunk) for chunk in inputs.split(CLIP_CHUNK)]).float()
+        total = total + features / features.norm(dim=1, keepdim=True)
+    mean = total / len(scales)
+    return (mean / mean.norm(dim=1, keepdim=True)).cpu()
+
+
+def reference_regions(
+    model: Any,
+    cfg: Any,
+    clip_model: Any,
+    preprocess: Callable[[Image.Image], Tensor],
+    image_bgr: np.ndarray,
+    scales: Sequence[float] = (1.0, 1.5),
+    refine_steps: int = 10,
+    max_boxes: int = 100,
+    min_size: float = 5.0,
+) -> ReferenceRegions:
+    """Stage 1 of one image, uint8 (H, W, 3) BGR: refine all, keep the first `max_boxes`, clip, drop the small."""
+    boxes, objectness = reference_proposals(model, cfg, image_bgr, refine_steps)
+    boxes, objectness = boxes[:max_boxes], objectness[:max_boxes]
+    height, width = image_bgr.shape[:2]
+    boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+    kept = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+    boxes, objectness = boxes[kept], objectness[kept]
+    embeddings = reference_region_embeddings(clip_model, preprocess, image_bgr, boxes, scales)
+    return ReferenceRegions(boxes, objectness, embeddings)
+
+
+@torch.no_grad()
+def reference_text_embeddings(clip_model: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """One CLIP embedding a name, over all templates: float32 (len(names), d), unit length.
+
+    In a template, `{article}` stands for a or an and `{}` for the name. An underscore in a name is read as a space.
+    """
+    import clip
+
+    device = next(clip_model.parameters()).device
+    embeddings = []
+    for name in (name.replace("_", " ") for name in names):
+        article = "an" if name[0].lower() in "aeiou" else "a"
+        prompts = [template.format(name, article=article) for template in templates]
+        features = clip_model.encode_text(clip.tokenize(prompts).to(device)).float()
+        mean = (features / features.norm(dim=1, keepdim=True)).mean(0)
+        embeddings.append(mean / mean.norm())
+    return torch.stack(embeddings).cpu()
+
+
+def reference_labels(
+    image_id: int,
+    boxes_xyxy: Tensor,
+    objectness: Tensor,
+    cosines: Tensor,
+    category_ids: Sequence[int],
+    preset: str,
+    first_id: int = -1,
+) -> list[dict[str, Any]]:
+    """Stage 2 of one image: the pseudo labels as COCO annotations, by falling score.
+
+    Args:
+        image_id: written into each annotation.
+        boxes_xyxy: (n, 4), original pixels.
+        objectness: (n,).
+        cosines: (n, c), region embeddings times text embeddings of the c novel names.
+        category_ids: the c names' category ids.
+        preset: "vlplm" or "marvelovd".
+        first_id: id of the first annotation; the following count down from it.
+
+    All arithmetic is float64 from here on.
+    """
+    if len(boxes_xyxy) == 0:
+        return []
+    clip_scores, names = torch.softmax(cosines.double() / TEMPERATURE, dim=1).max(dim=1)
+    if preset == "vlplm":
+        scores, threshold = 0.5 * objectness.double() + 0.5 * clip_scores, 0.8
+    elif preset == "marvelovd":
+        scores, threshold = clip_scores, 0.5
+    else:
+        raise ValueError(f"preset is {preset!r}; expected 'vlplm' or 'marvelovd'")
+
+    above = (scores > threshold).nonzero()[:, 0]
+    order = batched_nms(boxes_xyxy[above].double(), scores[above], names[above], NMS_IOU)
+    labels: list[dict[str, Any]] = []
+    for index in above[order].tolist():
+        x0, y0, x1, y1 = boxes_xyxy[index].double().tolist()
+        label: dict[str, Any] = {
+            "id": first_id - len(labels),
+            "image_id": image_id,
+            "category_id": category_ids[int(names[index])],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": 0,
+            "iscrowd": 0,
+            "segmentation": [[]],
+            "confidence": float(scores[index]),
+            "thing_isBase": False,
+            "thing_isNovel": True,
+        }
+        if preset == "marvelovd":
+            label["clip_score"] = float(clip_scores[index])
+            label["rpn_score"] = float(objectness[index])
+        labels.append(label)
+    return labels
