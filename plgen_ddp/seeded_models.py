@@ -41,7 +41,7 @@ MODEL:
     OUT_FEATURES: [res2, res3, res4, res5]
   FPN: {IN_FEATURES: [res2, res3, res4, res5], OUT_CHANNELS: 32}
   ANCHOR_GENERATOR:
-    SIZES: [[12], [28], [56], [96], [160]]
+    SIZES: [[8], [24], [56], [96], [160]]
     ASPECT_RATIOS: [[0.5, 1.0, 2.0]]
   RPN:
     IN_FEATURES: [p2, p3, p4, p5, p6]
@@ -91,15 +91,17 @@ INPUT:
 
 CALIBRATION_SCENES = 3
 # Objectness of the tenth and of the hundredth proposal on the calibration images: the recipe keeps a hundred.
-TENTH_OBJECTNESS = 0.9
-HUNDREDTH_OBJECTNESS = 0.3
+TENTH_OBJECTNESS = 0.95
+HUNDREDTH_OBJECTNESS = 0.4
 # Standard deviation of the network's (dx, dy, dw, dh), in box sizes and log sizes. The RPN's is that of a working
 # detector. The box head's is small, for ten passes add up: a box moves by about a third of its size.
 RPN_DELTA_STD = (0.1, 0.1, 0.2, 0.2)
 REFINEMENT_DELTA_STD = (0.03, 0.03, 0.05, 0.05)
 
-# Share of an embedding's squared length that differs between inputs; the rest is common to both towers. At temperature
-# 0.01 these make some softmax maxima over a dozen names exceed 0.8 and leave others below 0.3, as trained models do.
+# Share of an embedding's squared length that differs between inputs; the rest is one coordinate, constant and each
+# tower's own, as trained towers keep apart. At temperature 0.01 these shares make some softmax maxima over a dozen
+# names exceed 0.8 and leave others below 0.3.
+TEXT_COORDINATE, IMAGE_COORDINATE = 0, 1
 IMAGE_SHARE = 0.30
 TEXT_SHARE = 0.15
 # clip.py's normalisation of RGB in [0, 1].
@@ -108,13 +110,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CALIBRATION_WORDS = (
     "lamp", "river", "drum", "ladder", "wolf", "candle", "bridge", "shoe", "violin", "teapot", "tractor", "feather",
     "mirror", "rocket", "basket", "lion", "anchor", "pillow", "hammer", "whale", "helmet", "tent", "piano", "cactus",
+    "washing machine", "polar lights", "wine glass", "stone wall", "garden hose", "rain coat", "desk drawer",
 )  # fmt: skip
 CALIBRATION_TEMPLATES = (
-    "a photo of a {}.",
-    "There is the {} in the scene.",
-    "itap of my {}.",
-    "a bad photo of the {}.",
-)
+    "a photo of a {}.", "There is the {} in the scene.", "itap of my {}.", "a bad photo of the {}.", "the cartoon {}.",
+    "a sculpture of a {}.", "a drawing of the {}.", "a black and white photo of a {}.", "graffiti of the {}.",
+    "a close-up photo of the {}.", "a photo of many {}.", "a {} in a video game.",
+)  # fmt: skip
 
 
 def generated_scene(seed: int = 0, height: int = 480, width: int = 640) -> np.ndarray:
@@ -135,9 +137,8 @@ def generated_scene(seed: int = 0, height: int = 480, width: int = 640) -> np.nd
         else:
             corners = cv2.boxPoints((center, (2 * axes[0], 2 * axes[1]), angle))
             cv2.fillPoly(canvas, [corners.astype(np.int32)], colour)
-    contrast = random.uniform(0.4, 1.0)
     grain = random.normal(0, 5, canvas.shape)
-    return np.clip(128 + contrast * (canvas - 128) + grain, 0, 255).astype(np.uint8)
+    return np.clip(canvas + grain, 0, 255).astype(np.uint8)
 
 
 def write_tiny_detector(folder: Path, image_paths: Sequence[Path] = (), seed: int = 0) -> tuple[Path, Path]:
@@ -357,10 +358,10 @@ def _write_clip(folder: Path, seed: int, *, image_resolution: int, **sizes: Any)
 
 @torch.no_grad()
 def _calibrate_clip(model: Any, resolution: int, seed: int) -> None:
-    """Centre and whiten each tower's embeddings and add a constant coordinate to both, so that cosines vary as wanted.
+    """Centre and whiten each tower's embeddings and give each a constant coordinate, so that cosines vary as wanted.
 
     A random tower gives nearly the same embedding for everything. What differs between inputs is kept; what is common
-    is replaced by embedding coordinate 0, in the shares IMAGE_SHARE and TEXT_SHARE.
+    is replaced by the constant coordinate, in the shares IMAGE_SHARE and TEXT_SHARE.
     """
     visual = model.visual
     crops = _calibration_crops(resolution, seed)
@@ -375,14 +376,14 @@ def _calibrate_clip(model: Any, resolution: int, seed: int) -> None:
         _normalize_on_first_call(visual)
         visual(crops)
         head = visual.attnpool.c_proj
-        head.weight[0] = 0.0
+        head.weight[[TEXT_COORDINATE, IMAGE_COORDINATE]] = 0.0
         head.bias.zero_()
         head.weight.copy_((_whitening(image_embeddings()) @ head.weight).half())
         embeddings = image_embeddings()
         head.bias.copy_(-embeddings.mean(0))
-        head.bias[0] = _common_length(embeddings, IMAGE_SHARE)
+        head.bias[IMAGE_COORDINATE] = _common_length(embeddings, IMAGE_SHARE)
     else:
-        _calibrate_projection(visual.ln_post, visual.proj, image_embeddings, IMAGE_SHARE)
+        _calibrate_projection(visual.ln_post, visual.proj, image_embeddings, IMAGE_COORDINATE, IMAGE_SHARE)
 
     texts = [template.format(word) for word in CALIBRATION_WORDS for template in CALIBRATION_TEMPLATES]
 
@@ -390,23 +391,25 @@ def _calibrate_clip(model: Any, resolution: int, seed: int) -> None:
         embeddings = torch.cat([model.encode_text(part) for part in _tokenize(texts).split(32)])
         return embeddings.view(len(CALIBRATION_WORDS), len(CALIBRATION_TEMPLATES), -1).mean(1)
 
-    _calibrate_projection(model.ln_final, model.text_projection, word_embeddings, TEXT_SHARE)
+    _calibrate_projection(model.ln_final, model.text_projection, word_embeddings, TEXT_COORDINATE, TEXT_SHARE)
 
 
-def _calibrate_projection(norm: nn.LayerNorm, projection: Tensor, embed: Callable[[], Tensor], share: float) -> None:
-    """Centre and whiten what a layer norm and a projection without bias give, and make coordinate 0 constant.
+def _calibrate_projection(
+    norm: nn.LayerNorm, projection: Tensor, embed: Callable[[], Tensor], constant: int, share: float
+) -> None:
+    """Centre and whiten what a layer norm and a projection without bias give, and make one coordinate constant.
 
     A layer norm's output sums to zero over its width before the bias. So a projection column of ones reads the bias
     alone, and columns that sum to zero do not see a bias that is the same everywhere.
     """
     projection.sub_(projection.mean(0))
-    projection[:, 0] = 0.0
+    projection[:, [TEXT_COORDINATE, IMAGE_COORDINATE]] = 0.0
     projection.copy_((projection @ _whitening(embed())).half())
     embeddings = embed()
     # The smallest bias whose projection is the mean's opposite.
     norm.bias.copy_(-torch.linalg.lstsq(projection.T, embeddings.mean(0)[:, None], driver="gelsd").solution[:, 0])
     norm.bias.add_(_common_length(embeddings, share) / len(norm.bias))
-    projection[:, 0] = 1.0
+    projection[:, constant] = 1.0
 
 
 def _whitening(embeddings: Tensor) -> Tensor:
