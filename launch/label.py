@@ -1,0 +1,26 @@
+"""Pseudo labels from a region store: no GPU, no detector, no images.
+
+    python launch/label.py --config configs/coco_vlplm.yaml data.annotations=coco/annotations/instances_train2017.json \\
+        run.output=out/coco label.score_threshold=0.7 label.output=out/coco/labels_0.7.json
+
+CLIP is loaded only for names that the store has not seen under these templates.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from plgen_ddp.config import command_line, load_config
+from plgen_ddp.errors import one_line_errors
+from plgen_ddp.labeling import Labeling
+from plgen_ddp.report import print_labels
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = command_line(__doc__).parse_intermixed_args(words)
+    with one_line_errors():
+        print_labels(Labeling(load_config(arguments.config, arguments.overrides)).run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Images to pseudo labels: proposals, CLIP region embeddings, labels.
+
+    torchrun --nproc_per_node=4 launch/score.py --config configs/coco_marvelovd.yaml \\
+        data.annotations=coco/annotations/instances_train2017.json data.image_root=coco \\
+        detector.weights=weights/base_num1.pth run.output=out/coco
+    python launch/score.py ...                     one process: a GPU, or the CPU
+    torchrun ... launch/score.py ... --no-label    only the region store
+    python launch/score.py ... --label-only        only the labels, from the store (as launch/label.py)
+
+The same command again goes on where it was stopped, also on another number of GPUs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from plgen_ddp.config import Config, command_line, load_config
+from plgen_ddp.errors import one_line_errors
+from plgen_ddp.labeling import Labeling, check_labeling, store_of
+from plgen_ddp.progress import Progress
+from plgen_ddp.report import print_labels, print_scoring
+from plgen_ddp.scoring import check_coverage, choose_device, fetch, load_models, plan_work, read_dataset, score_units
+from plgen_ddp.world import World, share_of
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parse(words)
+    with one_line_errors():
+        if not arguments.label_only:
+            with World.from_env() as world:
+                config = world.on_main(lambda: load_config(arguments.config, arguments.overrides))
+                score(world, config, label=not arguments.no_label)
+            if not world.is_main:
+                return 0
+        else:
+            config = load_config(arguments.config, arguments.overrides)
+        if not arguments.no_label:
+            print_labels(Labeling(config).run())
+        return 1 if len(store_of(config).failures()) > config.run.max_failures else 0
+
+
+def score(world: World, config: Config, *, label: bool) -> None:
+    """Fills the region store, together with the other ranks. Leaves the group."""
+    dataset = world.on_main(lambda: read_dataset(config))
+    if label:
+        world.on_main(lambda: check_labeling(config))  # a wrong name must not cost the hours of scoring first
+    weights = world.once_a_node(lambda: fetch(config))
+    models = load_models(config, weights, choose_device(config.run.device, world.local_rank))
+
+    units = world.on_main(lambda: plan_work(config, dataset, weights, models))
+    own = [units[number] for number in share_of(world.rank, world.size, len(units))]
+    with Progress(world.count, sum(map(len, units)), shown=world.is_main) as progress:
+        summaries = world.gather(score_units(config, dataset.index, own, models, progress.advance))
+    world.close()
+
+    if world.is_main:
+        check_coverage(config, dataset)
+        print_scoring(summaries, store_of(config), config.run.max_failures)
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_line(__doc__)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--no-label", action="store_true", help="stop when the region store is complete")
+    only.add_argument("--label-only", action="store_true", help="label from the region store, score nothing")
+    return parser.parse_intermixed_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""CLIP: loaded by name or file, image crops and prompts to unit-length embeddings. The only importer of clip."""
+
+import urllib.error
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plgen_ddp.errors import UserError, suggestion
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the module warns of pkg_resources at import, which no user of this package can mend
+    import clip
+
+# OpenAI's preprocessing, on RGB in [0, 1].
+_MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
+_STD_RGB = (0.26862954, 0.26130258, 0.27577711)
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def fetch_clip(model: str) -> Path:
+    """The local weights file of `clip.model`; a name is downloaded into ~/.cache/clip, checked against its SHA-256.
+
+    Raises:
+        UserError: neither a known name nor a file, or a download that failed.
+    """
+    names = clip.available_models()
+    if model in names:
+        cache = Path.home() / ".cache" / "clip"
+        try:
+            return Path(clip.clip._download(clip.clip._MODELS[model], str(cache)))
+        except (OSError, RuntimeError, urllib.error.URLError) as error:
+            raise UserError(f"clip.model: cannot download {model} to {cache}: {error}") from None
+    if not Path(model).is_file():
+        raise UserError(f"clip.model: {model!r} is neither a file nor one of {', '.join(names)}{suggestion(model, names)}")
+    return Path(model)
+
+
+def clip_precision(precision: str, device: torch.device) -> str:
+    """What `auto` means for CLIP on `device`: fp16 on CUDA, as published; bf16 on CPUs that compute in it; else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+class ClipModel:
+    """A CLIP model on one device in one precision.
+
+    resolution: side of the crops it takes, pixels. dim: length of its embeddings.
+    """
+
+    def __init__(self, weights: Path, device: torch.device, precision: str) -> None:
+        """Loads `weights` (from `fetch_clip`).
+
+        Args:
+            precision: fp32, bf16 or fp16, of the linear and convolution layers; layer norms stay fp32, as OpenAI's do.
+
+        Raises:
+            UserError: the file is no CLIP checkpoint.
+        """
+        self._device = device
+        self.precision = precision
+        dtype = _DTYPES[precision]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # On the CPU clip gives float32, whatever the file holds: the start for each of the precisions.
+                model, _ = clip.load(str(weights), device="cpu")
+        except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, UnpicklingError, EOFError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"clip.model: {weights} is not a CLIP checkpoint: {reason}") from None
+        if dtype != torch.float32:
+            _cast_products(model, dtype)
+        self._model: Any = model.eval().requires_grad_(False).to(device)
+        self.resolution: int = model.visual.input_resolution
+        self.dim: int = model.text_projection.shape[1]
+        # OpenAI's own input path: uint8 / 255, minus mean, over std. Channel 0 of BGR is blue.
+        self._mean = torch.tensor(_MEAN_RGB, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(_STD_RGB, device=device).view(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def encode_images(self, crops_bgr: Tensor) -> Tensor:
+        """Unit-length embeddings float32 (k, dim) of crops uint8 (k, 3, resolution, resolution) in BGR order."""
+        pixels = crops_bgr.flip(1).to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
+        return functional.normalize(self._model.encode_image(pixels).float(), dim=-1)
+
+    @torch.inference_mode()
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit-length embeddings float32 (k, dim) of prompts.
+
+        Raises:
+            UserError: a prompt longer than CLIP's context.
+        """
+        try:
+            tokens = clip.tokenize(list(prompts), context_length=self._model.context_length)
+        except RuntimeError as error:
+            raise UserError(f"label.vocabulary: {error}") from None
+        return functional.normalize(self._model.encode_text(tokens.to(self._device)).float(), dim=-1)
+
+
+def _cast_products(model: nn.Module, dtype: torch.dtype) -> None:
+    """Casts what multiplies and leaves what normalises, the same division that OpenAI's fp16 weights have."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            names = ["weight", "bias"]
+        elif isinstance(module, nn.MultiheadAttention):
+            names = ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k", "bias_v"]
+        else:
+            names = ["text_projection", "proj"]
+        for name in names:
+            parameter = getattr(module, name, None)
+            if isinstance(parameter, nn.Parameter):
+                parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,280 @@
+"""Every option of the job: declared once, documented under its field, checked when built.
+
+A run's configuration is a YAML file plus `section.key=value` words from the command line. OmegaConf's structured configs
+check keys and types; the classes below are frozen, so nothing changes them later.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from plgen_ddp.errors import UserError, suggestion
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+T = TypeVar("T")
+
+
+def _check(holds: bool, key: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UserError(f"{key} is {value!r}; expected {expected}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    annotations: str | None = None
+    """COCO-format JSON whose images are scored. Stage 1 reads its `images` and nothing else."""
+
+    image_root: str | None = None
+    """Folder of the images: COCO's root, or the folder that holds the files themselves."""
+
+    limit: int | None = None
+    """Only the first so many images in ascending id: a trial. The store it makes can be completed later."""
+
+    def __post_init__(self) -> None:
+        _check(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of images, or null")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    config: str | None = None
+    """detectron2 YAML of a two-stage detector with one class. Looked up from the current folder, then beside the config."""
+
+    weights: str | None = None
+    """The detector's checkpoint: a .pth file, or a URL that detectron2 can read."""
+
+    precision: str = "auto"
+    """Arithmetic of the detector's large products: fp32, bf16, fp16. auto: see `plgen_ddp.proposals`."""
+
+    rpn_nms_iou: float = 0.3
+    """IoU of the RPN's non-maximum suppression; takes the place of the detectron2 config's."""
+
+    rpn_proposals: int = 1000
+    """Proposals after that suppression; takes the place of the detectron2 config's."""
+
+    refine_steps: int = 10
+    """How often the RoI box head is applied, each time to the boxes of the time before."""
+
+    max_boxes: int = 100
+    """Boxes kept of an image, in RPN order, before the small ones are dropped."""
+
+    min_box_size: float = 5.0
+    """A box under this width or height, in original pixels after clipping, is dropped."""
+
+    def __post_init__(self) -> None:
+        _check(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        _check(0 < self.rpn_nms_iou <= 1, "detector.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
+        _check(self.rpn_proposals > 0, "detector.rpn_proposals", self.rpn_proposals, "1 or more")
+        _check(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
+        _check(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
+        _check(self.min_box_size >= 1, "detector.min_box_size", self.min_box_size, "1 pixel or more")
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    model: str = "ViT-B/32"
+    """A name of `clip.available_models()`, downloaded once a node, or a weights file."""
+
+    precision: str = "auto"
+    """fp16, bf16 or fp32. auto: fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
+
+    crop_scales: tuple[float, ...] = (1.0, 1.5)
+    """Each box is cropped at these scales about its centre; its embedding is their mean."""
+
+    batch_size: int | None = None
+    """Crops in a CLIP batch; every batch has this size. null: 512 on CUDA, 32 on a CPU."""
+
+    def __post_init__(self) -> None:
+        _check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        positive = len(self.crop_scales) > 0 and all(scale > 0 for scale in self.crop_scales)
+        _check(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")
+        _check(self.batch_size is None or self.batch_size > 0, "clip.batch_size", self.batch_size, "1 or more, or null")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    output: str | None = None
+    """Folder of this run: the region store and the labels. The same folder again resumes."""
+
+    device: str = "auto"
+    """cuda, cpu, or auto: CUDA where there is one. Rank r of a node takes GPU r."""
+
+    images_per_batch: int = 4
+    """Images the detector sees at once; all of a batch have one padded shape."""
+
+    images_per_part: int = 64
+    """Most images in a part of the store. A part is what a killed job can lose, on each rank."""
+
+    workers: int = 2
+    """Processes a rank that decode images; 0 decodes in the rank itself."""
+
+    max_failures: int = 0
+    """The exit status is non-zero when more images than this could not be scored."""
+
+    retry_failures: bool = False
+    """Score images again that failed in an earlier run, with the parts that hold them."""
+
+    def __post_init__(self) -> None:
+        _check(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
+        _check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
+        _check(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
+        _check(self.workers >= 0, "run.workers", self.workers, "0 or more")
+        _check(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    annotations: str | None = None
+    """COCO-format JSON to label; null: `data.annotations`. Its images must be in the store, its categories hold the names."""
+
+    vocabulary: Any = None
+    """The novel names: a YAML file (`novel`, and optionally `base`, `distractors`, `aliases`), or a list of names.
+    Without `base`, every other category of the JSON is base and keeps its annotations."""
+
+    templates: Any = None
+    """Prompt templates with `{}` for the name and `{article}` for a/an: a text file, one a line, or a list."""
+
+    temperature: float = 0.01
+    """Divides the cosines before the softmax over names."""
+
+    objectness_weight: float = 0.5
+    """score = weight x objectness + (1 - weight) x probability."""
+
+    score_threshold: float = 0.8
+    """A box is kept where its score is above this."""
+
+    nms_iou: float = 0.6
+    """IoU above which the lower-scored of two boxes with one name is dropped."""
+
+    allow_partial: bool = False
+    """Label although the store lacks images of the JSON; those images get no pseudo labels."""
+
+    output: str | None = None
+    """The labelled JSON; null: labels.json in `run.output`."""
+
+    def __post_init__(self) -> None:
+        _check(self.temperature > 0, "label.temperature", self.temperature, "a positive number")
+        for name in ("objectness_weight", "score_threshold", "nms_iou"):
+            _check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    folder: str = "."
+    """Where the YAML file lies: paths to files shipped beside it are looked up there too. Not an option."""
+
+    def require(self, *keys: str) -> None:
+        """Raises for the first of the dotted `keys` that has no value."""
+        for key in keys:
+            section, name = key.split(".")
+            if getattr(getattr(self, section), name) in (None, ""):
+                raise UserError(f"{key} is not set; add {key}=... to the command or set it in the config")
+
+    def find(self, path: str, key: str) -> Path:
+        """The existing file that option `key` means by `path`: from the current folder, else beside the config file."""
+        places = dict.fromkeys((Path(path), Path(self.folder) / path))
+        for place in places:
+            if place.is_file():
+                return place
+        raise UserError(f"{key}: no file at " + " or ".join(str(place) for place in places))
+
+
+def command_line(manual: str | None) -> argparse.ArgumentParser:
+    """A parser of `--config FILE [section.key=value ...]`; a launcher's docstring is its manual."""
+    parser = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file of configs/, or your own")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="options that change the config's")
+    return parser
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in YAML file `path`, changed by `section.key=value` words.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key (with the nearest known one), a value of the wrong type or range.
+    """
+    return load_structured(Config, path, overrides)
+
+
+def load_structured(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """`load_config` for any dataclass of sections; one that has a field `folder` gets the config file's folder in it."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no config file at {path}")
+    try:
+        given = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
+    if not isinstance(given, DictConfig):
+        raise UserError(f"{path} does not hold a mapping of sections")
+    # The schema's classes are frozen, which OmegaConf takes as read-only nodes; only the merge may write.
+    merged = OmegaConf.structured(schema)
+    _make_writable(merged)
+    _check_keys(given, schema, str(path))
+    try:
+        merged = OmegaConf.merge(merged, given)
+        for word in overrides:
+            merged = OmegaConf.merge(merged, _parse_override(word, schema))
+        if "folder" in {item.name for item in fields(schema)}:  # type: ignore[arg-type]
+            merged.folder = str(path.parent)
+        result = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{key}{_one_line(error)}") from None
+    return result  # type: ignore[return-value]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain nested dictionaries and lists."""
+    return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+
+
+def _parse_override(word: str, schema: type) -> DictConfig:
+    if not re.match(r"[A-Za-z_][\w.]*=", word):
+        raise UserError(f"{word!r} is not of the form section.key=value")
+    try:
+        given = OmegaConf.from_dotlist([word])
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{word!r}: {_one_line(error)}") from None
+    _check_keys(given, schema, "the command line")
+    return given
+
+
+def _check_keys(given: DictConfig, schema: type, source: str) -> None:
+    sections = {item.name: item.type for item in fields(schema) if is_dataclass(item.type)}
+    known = [f"{name}.{item.name}" for name, section in sections.items() for item in fields(section)]  # type: ignore[arg-type]
+    for name in map(str, given):
+        if name not in sections:
+            raise UserError(f"unknown section {name!r} in {source}{suggestion(name, sections)}")
+        node = given._get_node(name)
+        if not isinstance(node, DictConfig):
+            if node is None or node._value() is None:  # an empty section: everything as it is
+                raise UserError(f"section {name!r} in {source} is empty; remove it or give it keys")
+            raise UserError(f"{name!r} in {source} is a section; write {name}.key=value")
+        for key in node:
+            if f"{name}.{key}" not in known:
+                raise UserError(f"unknown key {name}.{key} in {source}{suggestion(f'{name}.{key}', known)}")
+
+
+def _make_writable(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            _make_writable(child)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n    full_key")[0].split())

@@ -1,0 +1,309 @@
+"""From images to class-agnostic box proposals: RPN proposals, refined by the RoI box head. The only importer of detectron2.
+
+The recipe is VL-PLM's: proposals in RPN order, each refined by several passes of the box head, objectness stays the RPN's.
+Every box is refined on its own, so only the boxes that are kept go through the passes; that changes no bit of them.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, ImageList
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+from yaml import YAMLError
+
+from plgen_ddp.config import DetectorConfig
+from plgen_ddp.errors import UserError
+from plgen_ddp.images import ImageBatch
+from plgen_ddp.resample import resize_images
+
+# detectron2 reads URLs and its own prefixes; anything else is a file.
+_REMOTE = ("http://", "https://", "detectron2://")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """The proposals of one image, in RPN order (falling objectness).
+
+    boxes_xyxy: float32 (n, 4), original pixels, not clipped. objectness: float32 (n,), in [0, 1].
+    """
+
+    image_id: int
+    boxes_xyxy: Tensor
+    objectness: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.objectness)
+        assert self.boxes_xyxy.shape == (count, 4), (
+            f"boxes_xyxy has shape {tuple(self.boxes_xyxy.shape)}, expected {(count, 4)}"
+        )
+
+
+def read_detector_config(path: Path, options: DetectorConfig) -> CfgNode:
+    """The detectron2 configuration at `path` with the RPN settings of `options`, checked to be one that stage 1 can run.
+
+    Raises:
+        UserError: not readable, an unknown key, Python objects in the YAML, not a two-stage detector with one class.
+    """
+    cfg = get_cfg()
+    try:
+        # detectron2 warns and falls back to unsafe YAML unless told otherwise.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (YAMLError, KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
+        raise UserError(f"detector.config: {path} is not a detectron2 config: {_one_line(error)}") from None
+    model = cfg.MODEL
+    for key, value, wanted in (
+        ("META_ARCHITECTURE", model.META_ARCHITECTURE, "GeneralizedRCNN"),
+        ("PROPOSAL_GENERATOR.NAME", model.PROPOSAL_GENERATOR.NAME, "RPN"),
+        ("ROI_HEADS.NUM_CLASSES", model.ROI_HEADS.NUM_CLASSES, 1),
+    ):
+        if value != wanted:
+            raise UserError(
+                f"detector.config: MODEL.{key} of {path} is {value!r}; a class-agnostic detector has {wanted!r}"
+            )
+    cfg.MODEL.RPN.NMS_THRESH = options.rpn_nms_iou
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = options.rpn_proposals
+    return cfg
+
+
+def fetch_weights(weights: str) -> Path:
+    """The local file of `detector.weights`; a URL is downloaded into detectron2's cache.
+
+    Raises:
+        UserError: no such file, a download that failed, or no checkpoint of tensors.
+    """
+    if weights.startswith(_REMOTE):
+        try:
+            path = Path(PathManager.get_local_path(weights))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"detector.weights: cannot download {weights}: {_one_line(error)}") from None
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(f"detector.weights: no file at {weights}")
+    if path.suffix == ".pkl":
+        raise UserError(
+            f"detector.weights: {path} is a pickle, which can run code when it is read; "
+            "load it in detectron2 and save the model's state_dict with torch.save as .pth"
+        )
+    _read_state_dict(path)
+    return path
+
+
+class ProposalModel:
+    """A class-agnostic two-stage detector that turns batches of images into proposals."""
+
+    def __init__(self, cfg: CfgNode, weights: Path, options: DetectorConfig, device: torch.device) -> None:
+        """Builds the model that `cfg` describes and loads `weights` (from `fetch_weights`) into it.
+
+        Raises:
+            UserError: the weights are not those of this configuration.
+        """
+        # Of the model alone: where it runs and where somebody once trained it change nothing.
+        model = {key: value for key, value in cfg.MODEL.items() if key not in ("DEVICE", "WEIGHTS")}
+        described = json.dumps([model, cfg.INPUT], sort_keys=True, default=str)
+        self.config_digest = hashlib.sha256(described.encode()).hexdigest()
+        cfg = cfg.clone()
+        cfg.MODEL.DEVICE = str(device)
+        self._cfg = cfg
+        self._options = options
+        self.device = device
+        self.precision = detector_precision(options.precision, device)
+        with _quiet_detectron2():
+            self.model = build_model(cfg).eval()
+            _load_weights(self.model, weights)
+        self.model.requires_grad_(False)
+        if not isinstance(self.model, GeneralizedRCNN) or not isinstance(self.model.proposal_generator, RPN):
+            raise UserError("detector.config: not a GeneralizedRCNN with an RPN")
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) to which an image is resized before padding: detectron2's ResizeShortestEdge."""
+        shortest, longest = self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST
+        return ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) of the network's input for an image of this size, as `ImageList.from_tensors` pads it."""
+        constraints = self.model.backbone.padding_constraints
+        if square := constraints.get("square_size", 0):
+            return square, square
+        step = constraints.get("size_divisibility", self.model.backbone.size_divisibility) or 1
+        height, width = self.input_size(height, width)
+        return -(-height // step) * step, -(-width // step) * step
+
+    @torch.inference_mode()
+    def __call__(self, batch: ImageBatch) -> list[Proposals]:
+        """Proposals for a batch whose pixels are on the model's device."""
+        if not len(batch):
+            return []
+        images = self.preprocess(batch)
+        with self._autocast():
+            features = self.model.backbone(images.tensor)
+            features = {name: feature.float() for name, feature in features.items()}
+            instances, _ = self.model.proposal_generator(images, features, None)
+        kept = [proposals[: self._options.max_boxes] for proposals in instances]
+        boxes = self.refine(features, [proposals.proposal_boxes.tensor for proposals in kept])
+        return [
+            Proposals(
+                image_id, self._to_original(found, resized, (height, width)), proposals.objectness_logits.sigmoid()
+            )
+            for image_id, found, proposals, resized, height, width in zip(
+                batch.image_ids, boxes, kept, images.image_sizes, batch.heights, batch.widths, strict=True
+            )
+        ]
+
+    def preprocess(self, batch: ImageBatch) -> ImageList:
+        """The network's input: resized, normalised, zero-padded to one size. BGR, float32."""
+        sizes = [self.input_size(*extent) for extent in zip(batch.heights, batch.widths, strict=True)]
+        resized = resize_images(batch.pixels_bgr, batch.heights, batch.widths, sizes)
+        if self.model.input_format == "RGB":
+            resized = [image.flip(0) for image in resized]
+        mean, std = self.model.pixel_mean, self.model.pixel_std
+        return ImageList.from_tensors(
+            [(image.float() - mean) / std for image in resized],
+            self.model.backbone.size_divisibility,
+            padding_constraints=self.model.backbone.padding_constraints,
+        )
+
+    def refine(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """`refine_steps` passes of the box head over boxes (n_i, 4) of each image, xyxy in network input pixels.
+
+        No clipping between the passes, as in the recipe.
+        """
+        counts = [len(found) for found in boxes]
+        stages = _box_stages(self.model.roi_heads, features)
+        current = torch.cat(list(boxes))
+        for _ in range(self._options.refine_steps if len(current) else 0):
+            for stage in stages:
+                with self._autocast():
+                    deltas, transform = stage([Boxes(found) for found in current.split(counts)])
+                moved = transform.apply_deltas(deltas.float(), current)
+                current = moved.view(len(current), -1, 4).mean(dim=1)
+        return list(current.split(counts))
+
+    def _to_original(self, boxes: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
+        """Each axis by its own ratio: the rounded sizes differ between them by up to 0.3 px in 640."""
+        ratio_y, ratio_x = original[0] / resized[0], original[1] / resized[1]
+        return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return torch.autocast(self.device.type, dtype)
+
+
+def detector_precision(precision: str, device: torch.device) -> str:
+    """What `auto` means for the detector on `device`: fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def _box_stages(roi_heads: nn.Module, features: dict[str, Tensor]) -> list[Any]:
+    """The box head's passes over one set of boxes: one, or one a stage of a cascade. Each maps boxes to (deltas, transform)."""
+    if isinstance(roi_heads, CascadeROIHeads):
+        maps = [features[name] for name in roi_heads.box_in_features]
+        return [
+            lambda boxes, head=head, predictor=predictor: (
+                predictor(head(roi_heads.box_pooler(maps, boxes)))[1],
+                predictor.box2box_transform,
+            )
+            for head, predictor in zip(roi_heads.box_head, roi_heads.box_predictor, strict=True)
+        ]
+    predictor = roi_heads.box_predictor
+    if isinstance(roi_heads, Res5ROIHeads):
+        maps = [features[name] for name in roi_heads.in_features]
+        return [
+            lambda boxes: (
+                predictor(roi_heads._shared_roi_transform(maps, boxes).mean(dim=[2, 3]))[1],
+                predictor.box2box_transform,
+            )
+        ]
+    if isinstance(roi_heads, StandardROIHeads):
+        maps = [features[name] for name in roi_heads.box_in_features]
+        return [
+            lambda boxes: (
+                predictor(roi_heads.box_head(roi_heads.box_pooler(maps, boxes)))[1],
+                predictor.box2box_transform,
+            )
+        ]
+    raise UserError(
+        f"detector.config: {type(roi_heads).__name__} is not supported; "
+        "use StandardROIHeads, Res5ROIHeads or CascadeROIHeads"
+    )
+
+
+class _SafeCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, which reads tensors and plain containers only: a checkpoint cannot run code."""
+
+    def _torch_load(self, f: str) -> Any:
+        return torch.load(f, map_location="cpu", weights_only=True)
+
+
+def _load_weights(model: nn.Module, weights: Path) -> None:
+    # Compared before loading: detectron2 only logs what does not fit and goes on with random weights.
+    given, own = _read_state_dict(weights), model.state_dict()
+    needed = [name for name in own if not name.startswith(("pixel_", "roi_heads.mask_", "roi_heads.keypoint_"))]
+    missing = [name for name in needed if name not in given]
+    if missing:
+        raise UserError(
+            f"detector.weights: {weights} lacks {len(missing)} of the {len(needed)} tensors that detector.config needs, "
+            f"the first is {missing[0]}"
+        )
+    wrong = [name for name in needed if given[name].shape != own[name].shape]
+    if wrong:
+        raise UserError(
+            f"detector.weights: {wrong[0]} of {weights} has shape {tuple(given[wrong[0]].shape)}, "
+            f"detector.config needs {tuple(own[wrong[0]].shape)} ({len(wrong)} tensors differ)"
+        )
+    _SafeCheckpointer(model).load(str(weights))
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {_one_line(error)}") from None
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    tensors = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
+    if not tensors or not any(name.startswith("proposal_generator.") for name in state):
+        raise UserError(f"detector.weights: {path} holds no detectron2 detector: no proposal_generator.* tensors in it")
+    return state
+
+
+@contextlib.contextmanager
+def _quiet_detectron2() -> Iterator[None]:
+    """Every rank would log each loaded tensor; what matters is checked and raised above."""
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

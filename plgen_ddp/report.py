@@ -1,0 +1,51 @@
+"""What a person reads at the end of a run."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from plgen_ddp.labeling import LabelSummary
+from plgen_ddp.store import RegionStore
+
+
+class RankSummary(Protocol):
+    """The part of `plgen_ddp.scoring.Summary` that is printed here; importing it would import the models."""
+
+    images: int
+    boxes: int
+    seconds: float
+    peak_memory: int
+    peak_gpu_memory: int
+
+
+def print_scoring(summaries: Sequence[RankSummary], store: RegionStore, max_failures: int) -> None:
+    """What all ranks did, on stdout, and the images that failed, counted by reason, on stderr."""
+    images, boxes = sum(summary.images for summary in summaries), sum(summary.boxes for summary in summaries)
+    seconds = max(summary.seconds for summary in summaries)
+    memory = f"{max(summary.peak_memory for summary in summaries) / 1e9:.2f} GB"
+    if gpu := max(summary.peak_gpu_memory for summary in summaries):
+        memory += f", GPU {gpu / 1e9:.2f} GB"
+    if images:
+        print(
+            f"scored {images} images, {boxes} boxes in {seconds:.1f} s ({images / seconds:.2f} images/s) on "
+            f"{len(summaries)} rank{'s' if len(summaries) > 1 else ''}; peak memory of a rank {memory}"
+        )
+    else:
+        print("nothing to score: the store is complete")
+    failures = store.failures()
+    if failures:
+        print(f"{len(failures)} images could not be scored (run.max_failures={max_failures}):", file=sys.stderr)
+        for (stage, reason), count in Counter((stage, reason) for _, stage, reason in failures).most_common(10):
+            first = next(image_id for image_id, *why in failures if why == [stage, reason])
+            print(f"  {count} x {stage}: {reason} (first: image {first})", file=sys.stderr)
+        print("  run.retry_failures=true scores them again once they are mended", file=sys.stderr)
+
+
+def print_labels(summary: LabelSummary) -> None:
+    print(
+        f"wrote {summary.path}: {summary.pseudo_labels} pseudo labels on {summary.images} images "
+        f"({summary.pseudo_labels_per_image:.2f} an image), {summary.base_annotations} base annotations kept"
+    )
+    if summary.failed_images:
+        print(f"{summary.failed_images} images have no pseudo labels because they could not be scored", file=sys.stderr)

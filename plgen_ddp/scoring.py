@@ -1,0 +1,194 @@
+"""Stage 1 for one rank: images to region embeddings in the store. It knows no ranks, only which units are its own."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from plgen_ddp import __version__
+from plgen_ddp.clip_model import ClipModel, clip_precision, fetch_clip
+from plgen_ddp.coco import CocoFile, ImageIndex, dataset_digest, index_images
+from plgen_ddp.config import Config
+from plgen_ddp.errors import UserError
+from plgen_ddp.images import Failure, image_batches, on_device, plan_units
+from plgen_ddp.labeling import file_sha256, store_of
+from plgen_ddp.proposals import ProposalModel, fetch_weights, read_detector_config
+from plgen_ddp.regions import RegionEncoder, Regions
+from plgen_ddp.store import PartWriter, StoredImage
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images to score, and the SHA-256 of all images of their JSON (also those past `data.limit`)."""
+
+    index: ImageIndex
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Local weight files."""
+
+    detector: Path
+    clip: Path
+
+
+@dataclass(frozen=True)
+class Models:
+    detector: ProposalModel
+    clip: ClipModel
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one rank did. peak_memory, peak_gpu_memory: bytes."""
+
+    images: int
+    boxes: int
+    seconds: float
+    peak_memory: int
+    peak_gpu_memory: int
+
+
+def read_dataset(config: Config) -> Dataset:
+    """Reads the JSON, finds the images, and looks at every file that the job will need, before anything heavy is built.
+
+    Raises:
+        UserError: a missing option or file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
+    """
+    config.require("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
+    read_detector_config(config.find(config.detector.config or "", "detector.config"), config.detector)
+    annotations = Path(config.data.annotations or "")
+    images = CocoFile(annotations, "data.annotations").images()
+    index = index_images(images, config.data.image_root or "", annotations)
+    return Dataset(index.first(config.data.limit), dataset_digest(images), len(images))
+
+
+def fetch(config: Config) -> Weights:
+    """The weight files; those given by name or URL are downloaded into a cache."""
+    return Weights(fetch_weights(config.detector.weights or ""), fetch_clip(config.clip.model))
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """The device of a rank: its own GPU, or the CPU.
+
+    Raises:
+        UserError: CUDA was asked for and is not there, or a node has fewer GPUs than ranks.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise UserError("run.device is cuda, and torch sees no GPU here; use run.device=cpu, or look at nvidia-smi")
+    if local_rank >= gpus:
+        raise UserError(f"more ranks than GPUs on this node: {gpus}; start torchrun with --nproc_per_node={gpus}")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
+    """Both models on the rank's device, in the configured precision."""
+    cfg = read_detector_config(config.find(config.detector.config or "", "detector.config"), config.detector)
+    detector = ProposalModel(cfg, weights.detector, config.detector, device)
+    return Models(detector, ClipModel(weights.clip, device, clip_precision(config.clip.precision, device)))
+
+
+def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models) -> list[np.ndarray]:
+    """Opens the store and returns the units that it lacks: positions in `dataset.index`. For one rank to decide.
+
+    Raises:
+        UserError: the store was made from other data, weights or settings.
+    """
+    detector, clip, run = config.detector, config.clip, config.run
+    store = store_of(config)
+    identity = {
+        "dataset": {"digest": dataset.digest, "images": dataset.size},
+        "detector": {
+            "weights": file_sha256(weights.detector),
+            "config": models.detector.config_digest,
+            "precision": models.detector.precision,
+            "refine_steps": detector.refine_steps,
+            "rpn_nms_iou": detector.rpn_nms_iou,
+            "rpn_proposals": detector.rpn_proposals,
+            "max_boxes": detector.max_boxes,
+            "min_box_size": detector.min_box_size,
+        },
+        "clip": {
+            "weights": file_sha256(weights.clip),
+            "precision": models.clip.precision,
+            "crop_scales": list(clip.crop_scales),
+        },
+    }
+    versions = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless", "clip-anytorch")}
+    store.open_for_scoring(identity, models.clip.dim, versions | {"plgen_ddp": __version__})
+    if run.retry_failures:
+        store.drop_parts_with_failures()
+    units = plan_units(dataset.index, models.detector.padded_size, run.images_per_part, run.images_per_batch)
+    scored = np.fromiter(store.part_of_images(), np.int64)
+    left = [unit[~np.isin(dataset.index.image_ids[unit], scored)] for unit in units]
+    return [unit for unit in left if len(unit)]
+
+
+def score_units(
+    config: Config, index: ImageIndex, units: Sequence[np.ndarray], models: Models, advance: Callable[[int], None]
+) -> Summary:
+    """Scores the units and writes a part for each. `advance` is told of every image."""
+    device = models.detector.device
+    batch_size = config.clip.batch_size or (512 if device.type == "cuda" else 32)
+    encoder = RegionEncoder(
+        models.clip.encode_images,
+        resolution=models.clip.resolution,
+        dim=models.clip.dim,
+        batch_size=batch_size,
+        scales=config.clip.crop_scales,
+        min_size=config.detector.min_box_size,
+    )
+    loader = image_batches(index, units, config.run.images_per_batch, config.run.workers, pin=device.type == "cuda")
+    start = time.perf_counter()
+    images = boxes = 0
+    failures: list[Failure] = []
+    with PartWriter(store_of(config)) as writer:
+        for batch in on_device(loader, device):
+            encoder.add(batch, models.detector(batch))
+            failures += batch.failures
+            if batch.last:
+                regions = encoder.flush()
+                writer.write(_rows(regions, failures))
+                boxes += sum(len(found.objectness) for found in regions)
+                failures = []
+            images += len(batch) + len(batch.failures)
+            advance(len(batch) + len(batch.failures))
+    return Summary(
+        images=images,
+        boxes=boxes,
+        seconds=time.perf_counter() - start,
+        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+    )
+
+
+def check_coverage(config: Config, dataset: Dataset) -> None:
+    """Every image of the dataset is in exactly one part; cleans up behind killed writers.
+
+    Raises:
+        UserError: an image is missing or in two parts.
+    """
+    store = store_of(config)
+    stored = store.part_of_images()
+    missing = [image_id for image_id in dataset.index.image_ids.tolist() if image_id not in stored]
+    if missing:
+        raise UserError(f"{len(missing)} images are in no part of {store.folder}, the first is {missing[0]}; run again")
+    store.sweep()
+
+
+def _rows(regions: Sequence[Regions], failures: Sequence[Failure]) -> list[StoredImage]:
+    rows = [StoredImage(found.image_id, found.boxes_xyxy, found.objectness, found.embeddings) for found in regions]
+    rows += [StoredImage.failed(failure.image_id, failure.stage, failure.reason) for failure in failures]
+    return sorted(rows, key=lambda row: row.image_id)

@@ -1,0 +1,278 @@
+"""The region store: what stage 1 leaves on disk, one Parquet part a unit of work, and a manifest that says what made it.
+
+A part is written to a temporary name, flushed and renamed, so a part that exists is complete. Every image of a unit is a
+row of its part: with boxes, without any, or failed with a reason. No torch in here: a laptop reads it.
+
+    <folder>/manifest.json
+    <folder>/parts/<first image id>-<images>-<digest of the image ids>.parquet
+
+Columns of a part, a row an image: image_id int64; stage, reason string, null unless the image failed; boxes_xyxy
+list<float32>, four a box, original pixels; objectness list<float32>; embeddings binary, little-endian float16, `dim` a box.
+"""
+
+import hashlib
+import io
+import json
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from plgen_ddp.coco import write_atomically
+from plgen_ddp.errors import UserError
+
+# Raised when the layout of the parts changes: an old store must not be read as a new one.
+FORMAT = 1
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("stage", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("boxes_xyxy", pa.list_(pa.float32()), nullable=False),
+        pa.field("objectness", pa.list_(pa.float32()), nullable=False),
+        pa.field("embeddings", pa.binary(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """One row: the regions of an image, or why it has none.
+
+    boxes_xyxy: float32 (n, 4), original pixels. objectness: float32 (n,). embeddings: float16 (n, dim), unit length.
+    """
+
+    image_id: int
+    boxes_xyxy: np.ndarray
+    objectness: np.ndarray
+    embeddings: np.ndarray
+    stage: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def failed(cls, image_id: int, stage: str, reason: str) -> "StoredImage":
+        nothing = np.empty(0, np.float32)
+        return cls(image_id, nothing.reshape(0, 4), nothing, np.empty((0, 0), np.float16), stage, reason)
+
+
+class RegionStore:
+    """The store in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parts = folder / "parts"
+
+    # The manifest.
+
+    def open_for_scoring(self, identity: Mapping[str, Any], dim: int, versions: Mapping[str, str]) -> None:
+        """Creates the store, or checks that an existing one was made from the same things.
+
+        Args:
+            identity: what decides the content: dataset, weights, settings. Nested mappings of plain values.
+            dim: length of an embedding.
+            versions: of the libraries; recorded, and a change of them only told, since it costs last digits and not labels.
+
+        Raises:
+            UserError: an existing store has another identity; the message lists each difference.
+        """
+        path = self.folder / "manifest.json"
+        identity = json.loads(json.dumps(identity))
+        if path.exists():
+            manifest = self.manifest()
+            differences = list(_differences(manifest["identity"], identity))
+            if differences:
+                raise UserError(
+                    f"run.output: the store in {self.folder} was made from something else ({'; '.join(differences)}); "
+                    "choose another run.output"
+                )
+            for difference in _differences(manifest["versions"], dict(versions)):
+                print(f"note: this store was begun with another version of {difference}", file=sys.stderr)
+            return
+        if self.part_paths():
+            raise UserError(f"run.output: {self.folder} has parts but no manifest.json; choose another run.output")
+        manifest = {"format": FORMAT, "dim": dim, "versions": dict(versions), "identity": identity}
+        write_atomically(path, iter([json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n"]))
+
+    def manifest(self) -> dict[str, Any]:
+        """`format`, `dim`, `versions`, `identity`.
+
+        Raises:
+            UserError: there is no store here, or one of another format.
+        """
+        path = self.folder / "manifest.json"
+        try:
+            manifest = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"run.output: no region store at {self.folder}; make one with launch/score.py") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"run.output: cannot read {path}: {error}") from None
+        if manifest.get("format") != FORMAT:
+            raise UserError(f"run.output: {path} has format {manifest.get('format')}; this version reads {FORMAT}")
+        return manifest
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.manifest()["identity"], sort_keys=True).encode()).hexdigest()
+
+    # The parts.
+
+    def part_paths(self) -> list[Path]:
+        """The complete parts, in the order of their names, which is that of their first image."""
+        return sorted(self._parts.glob("*.parquet"))
+
+    def write_part(self, images: Sequence[StoredImage]) -> Path:
+        """Adds one part that holds these images."""
+        buffer = io.BytesIO()
+        pq.write_table(
+            _to_table(images),
+            buffer,
+            # The embeddings are most of it, and noise to a compressor.
+            compression={"embeddings": "NONE", "boxes_xyxy.list.element": "ZSTD", "objectness.list.element": "ZSTD"},
+            use_dictionary=False,
+            write_statistics=["image_id"],
+            write_page_checksum=True,
+        )
+        ids = [image.image_id for image in images]
+        digest = hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:16]
+        path = self._parts / f"{ids[0]:012d}-{len(ids)}-{digest}.parquet"
+        write_atomically(path, iter([buffer.getvalue()]))
+        return path
+
+    def read_part(self, path: Path) -> Iterator[StoredImage]:
+        """The images of a part.
+
+        Raises:
+            UserError: the part is damaged.
+        """
+        dim = self.manifest()["dim"]
+        table = self._read(path)
+        columns = [table.column(name) for name in ("image_id", "stage", "reason")]
+        for row, (image_id, stage, reason) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
+            boxes = _values(table, "boxes_xyxy", row).reshape(-1, 4)
+            embeddings = np.frombuffer(table.column("embeddings")[row].as_buffer() or b"", "<f2")
+            objectness = _values(table, "objectness", row)
+            yield StoredImage(image_id, boxes, objectness, embeddings.reshape(-1, dim), stage, reason)
+
+    def part_of_images(self) -> dict[int, Path]:
+        """Which part holds each image.
+
+        Raises:
+            UserError: an image is in two parts.
+        """
+        part_of: dict[int, Path] = {}
+        for path in self.part_paths():
+            for image_id in self._read(path, ["image_id"]).column("image_id").to_pylist():
+                if image_id in part_of:
+                    raise UserError(
+                        f"run.output: image {image_id} is in two parts of {self._parts}: {part_of[image_id].name} and "
+                        f"{path.name}; were two jobs writing here? Remove one of them and run again"
+                    )
+                part_of[image_id] = path
+        return part_of
+
+    def failures(self) -> list[tuple[int, str, str]]:
+        """(image id, stage, reason) of every image that could not be scored, in ascending id."""
+        found = []
+        for path in self.part_paths():
+            rows = self._read(path, ["image_id", "stage", "reason"]).to_pylist()
+            found += [(row["image_id"], row["stage"], row["reason"]) for row in rows if row["reason"] is not None]
+        return sorted(found)
+
+    def drop_parts_with_failures(self) -> None:
+        """Removes every part that holds a failed image, so that its images are scored again."""
+        for path in {part for image, part in self.part_of_images().items() if image in {row[0] for row in self.failures()}}:
+            path.unlink()
+
+    def sweep(self) -> None:
+        """Removes what killed writers left under temporary names. Only when no writer is at work."""
+        for path in [*self.folder.glob(".*.tmp"), *self._parts.glob(".*.tmp")]:
+            path.unlink(missing_ok=True)
+
+    def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return pq.read_table(path, columns=columns, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"run.output: part {path} is damaged ({reason}); remove it and run scoring again") from None
+
+
+class PartWriter:
+    """Writes parts in a thread of its own, so that the disk never holds up the accelerator.
+
+    The queue is bounded: a disk that cannot follow slows the rank down and does not fill its memory. Leave it as a context
+    manager: it waits for what is queued, and raises here what went wrong there.
+    """
+
+    def __init__(self, store: RegionStore, depth: int = 2) -> None:
+        self._store = store
+        self._queue: queue.Queue[list[StoredImage] | None] = queue.Queue(depth)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="part-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, images: list[StoredImage]) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put(images)
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (images := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._store.write_part(images)
+                except BaseException as error:  # handed to the rank, which raises it
+                    self._error = error
+
+
+def _to_table(images: Sequence[StoredImage]) -> pa.Table:
+    def lists(arrays: list[np.ndarray]) -> pa.Array:
+        offsets = np.cumsum([0, *(array.size for array in arrays)]).astype(np.int32)
+        values = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float32)
+        return pa.ListArray.from_arrays(offsets, values)
+
+    return pa.Table.from_arrays(
+        [
+            pa.array([image.image_id for image in images], pa.int64()),
+            pa.array([image.stage for image in images], pa.string()),
+            pa.array([image.reason for image in images], pa.string()),
+            lists([image.boxes_xyxy for image in images]),
+            lists([image.objectness for image in images]),
+            pa.array([image.embeddings.astype("<f2").tobytes() for image in images], pa.binary()),
+        ],
+        schema=_SCHEMA,
+    )
+
+
+def _values(table: pa.Table, name: str, row: int) -> np.ndarray:
+    return table.column(name)[row].values.to_numpy()
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}: {_short(before)}, now {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."

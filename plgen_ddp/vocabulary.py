@@ -1,0 +1,188 @@
+"""Class names: the novel ones to score against, the base ones whose annotations stay, their prompts and text embeddings.
+
+Text embeddings are kept with the region store, per set of templates: a name that was embedded once needs no CLIP again.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from plgen_ddp.coco import Category, write_atomically
+from plgen_ddp.config import Config
+from plgen_ddp.errors import UserError, suggestion
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names of one labelling.
+
+    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: every one that is not novel.
+    distractors: words that take part in the softmax and never become a label; they need no category.
+    aliases: words that stand in prompts in a name's place, several of them averaged.
+    """
+
+    novel: tuple[str, ...]
+    base: tuple[str, ...] | None = None
+    distractors: tuple[str, ...] = ()
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def words(self) -> list[tuple[str, ...]]:
+        """What stands in the prompts of each scored name: the novel ones, then the distractors."""
+        return [self.aliases.get(name, (name,)) for name in (*self.novel, *self.distractors)]
+
+    def category_ids(self, categories: Sequence[Category]) -> tuple[list[int], set[int]]:
+        """(ids of the novel names in their order, ids of the base categories).
+
+        Raises:
+            UserError: a name that no category has, with the nearest that one has.
+        """
+        id_of = {category.name: category.id for category in categories}
+        absent = [name for name in (*self.novel, *(self.base or ())) if name not in id_of]
+        if absent:
+            hints = ", ".join(f"{name!r}{suggestion(name, id_of)}" for name in absent[:5])
+            raise UserError(f"label.vocabulary: {len(absent)} of its names are not categories of the JSON: {hints}")
+        novel = [id_of[name] for name in self.novel]
+        base = set(id_of.values()) - set(novel) if self.base is None else {id_of[name] for name in self.base}
+        return novel, base
+
+
+def read_vocabulary(config: Config) -> Vocabulary:
+    """The vocabulary that `label.vocabulary` names or lists.
+
+    Raises:
+        UserError: not set, unreadable, an unknown key, no novel name, or a name twice.
+    """
+    config.require("label.vocabulary")
+    given = config.label.vocabulary
+    if isinstance(given, str):
+        given = _read_yaml(config.find(given, "label.vocabulary"))
+    if isinstance(given, (list, tuple)):
+        given = {"novel": given}
+    if not isinstance(given, dict):
+        raise UserError("label.vocabulary: expected a file, a list of names, or a mapping with `novel`")
+    known = ("novel", "base", "distractors", "aliases")
+    for key in given:
+        if key not in known:
+            raise UserError(f"label.vocabulary: unknown key {key!r}{suggestion(str(key), known)}")
+    aliases = given.get("aliases") or {}
+    if not isinstance(aliases, dict):
+        raise UserError("label.vocabulary: `aliases` maps a name to a word or a list of words")
+    vocabulary = Vocabulary(
+        novel=_names(given.get("novel") or (), "novel"),
+        base=None if given.get("base") is None else _names(given["base"], "base"),
+        distractors=_names(given.get("distractors") or (), "distractors"),
+        aliases={
+            str(name): _names([words] if isinstance(words, str) else words, f"aliases of {name}")
+            for name, words in aliases.items()
+        },
+    )
+    if not vocabulary.novel:
+        raise UserError("label.vocabulary: it has no novel name")
+    scored = [*vocabulary.novel, *vocabulary.distractors]
+    for kind, names in (("", [*vocabulary.novel, *(vocabulary.base or ())]), ("scored ", scored)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(f"label.vocabulary: {kind}name given twice: {', '.join(twice)}")
+    for name in vocabulary.aliases:
+        if name not in scored:
+            raise UserError(f"label.vocabulary: aliases for {name!r}, which is not scored{suggestion(name, scored)}")
+    return vocabulary
+
+
+def read_templates(config: Config) -> tuple[str, ...]:
+    """The prompt templates that `label.templates` names or lists.
+
+    Raises:
+        UserError: not set, unreadable, or a template without a place for the name.
+    """
+    config.require("label.templates")
+    given = config.label.templates
+    if isinstance(given, str):
+        lines = config.find(given, "label.templates").read_text(encoding="utf-8").splitlines()
+        given = [line for line in lines if line.strip()]
+    templates = tuple(map(str, given))
+    if not templates:
+        raise UserError("label.templates: it has no template")
+    for template in templates:
+        try:
+            whole = "\0" in template.format("\0", article="a")
+        except (KeyError, IndexError, ValueError):
+            whole = False
+        if not whole:
+            raise UserError(f"label.templates: {template!r} must hold {{}} for the name and may hold {{article}}, no other")
+    return templates
+
+
+def prompts(words: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every template with every word. `_` is read as a space and `/` as "or", as LVIS and Objects365 write names."""
+    texts = []
+    for word in words:
+        spoken = word.replace("_", " ").replace("/", " or ")
+        article = "an" if spoken[:1].lower() in tuple("aeiou") else "a"
+        texts += [template.format(spoken, article=article) for template in templates]
+    return texts
+
+
+class TextEmbeddings:
+    """Text embeddings of names under one set of templates, kept in a file of the store."""
+
+    def __init__(self, folder: Path, templates: Sequence[str], dim: int) -> None:
+        digest = hashlib.sha256(json.dumps(list(templates)).encode()).hexdigest()
+        self._path = folder / f"text-{digest[:16]}.npz"
+        self._templates = templates
+        self._dim = dim
+        self._known: dict[str, np.ndarray] = {}
+        # A damaged cache costs a minute of CLIP; it is no reason to stop.
+        try:
+            with np.load(self._path, allow_pickle=False) as stored:
+                self._known = dict(zip(stored["keys"].tolist(), stored["embeddings"], strict=True))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass
+
+    def embed(
+        self, words: Sequence[tuple[str, ...]], load_encoder: Callable[[], Callable[[Sequence[str]], Any]]
+    ) -> np.ndarray:
+        """Embeddings float32 (len(words), dim), unit length: the mean over prompts of unit-length embeddings, normalised.
+
+        Args:
+            words: for each name, the words that stand in its prompts.
+            load_encoder: called only if a name is new; its result maps prompts to unit-length embeddings (k, dim).
+        """
+        keys = [json.dumps(names) for names in words]
+        new = [(key, names) for key, names in zip(keys, words, strict=True) if key not in self._known]
+        if new:
+            encode = load_encoder()
+            for key, names in new:
+                # One call a name: a name's embedding must not depend, in its last bits, on its neighbours.
+                mean = np.asarray(encode(prompts(names, self._templates)), np.float32).mean(axis=0)
+                self._known[key] = mean / np.linalg.norm(mean)
+            self._save()
+        return np.stack([self._known[key] for key in keys])
+
+    def _save(self) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, keys=np.array(list(self._known)), embeddings=np.stack(list(self._known.values())))
+        write_atomically(self._path, iter([buffer.getvalue()]))
+
+
+def _names(given: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in given):
+        raise UserError(f"label.vocabulary: {what} must be a list of names (quote a name such as 'no' or '1')")
+    return tuple(given)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"label.vocabulary: {path} is not valid YAML: {' '.join(str(error).split())}") from None

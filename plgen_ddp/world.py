@@ -1,0 +1,131 @@
+"""Who this process is among the ranks, and everything the ranks say to each other.
+
+The only importer of torch.distributed. The group is Gloo and carries small Python objects: a plan from rank 0, a summary
+from each rank. Everything large goes through files. With one process every call is a no-op of the same meaning, so there
+is one code path.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+from torch.utils.data import DistributedSampler
+
+from plgen_ddp.errors import ToldError, UserError
+
+T = TypeVar("T")
+
+# Ranks wait for each other only before the work and after it. torchrun ends the job when a rank dies, so a long limit
+# costs nothing, and a short one would kill a job whose last rank has the slowest disk.
+_TIMEOUT = timedelta(hours=12)
+
+
+def share_of(rank: int, size: int, count: int) -> list[int]:
+    """The positions out of range(count) that `rank` of `size` works on: an exact partition, nothing twice.
+
+    `DistributedSampler` without shuffling deals positions round-robin and then pads every rank to one length by repeating;
+    the first len(range(rank, count, size)) of a rank's positions are those before the padding.
+    """
+    if count == 0:
+        return []
+    sampler: DistributedSampler[int] = DistributedSampler(range(count), size, rank, shuffle=False)  # type: ignore[arg-type]
+    return list(sampler)[: len(range(rank, count, size))]
+
+
+@dataclass(frozen=True)
+class World:
+    """One rank's view of the group. Leave it as a context manager, or by `close`."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    _store: Any = field(default_factory=dist.HashStore)
+
+    @classmethod
+    def from_env(cls) -> "World":
+        """Joins the group that torchrun describes in the environment; alone without it."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+        group_store = dist.PrefixStore("group", store)
+        dist.init_process_group("gloo", store=group_store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        return cls(rank, size, int(os.environ.get("LOCAL_RANK", "0")), dist.PrefixStore("counter", store))
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def close(self) -> None:
+        """Leaves the group, so that no rank waits for what rank 0 does afterwards."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """The result of `work` on rank 0, on every rank. A `UserError` there is raised on every rank."""
+        outcome = _attempt(work) if self.is_main else None
+        if self.size > 1:
+            box = [outcome]
+            dist.broadcast_object_list(box, src=0)
+            outcome = box[0]
+        assert outcome is not None
+        self._raise(outcome.error)
+        return outcome.value
+
+    def once_a_node(self, work: Callable[[], T]) -> T:
+        """The result of `work`, run by one rank of each node before its other ranks run it: for downloads into a cache.
+
+        A `UserError` on any rank is raised on every rank.
+        """
+        outcome = _attempt(work) if self.local_rank == 0 else None
+        self._raise_first(outcome)
+        outcome = outcome or _attempt(work)
+        self._raise_first(outcome)
+        return outcome.value
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in rank order, on rank 0; an empty list elsewhere."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.gather_object(value, values if self.is_main else None, dst=0)
+        return values if self.is_main else []
+
+    def count(self, amount: int) -> int:
+        """Adds to a counter that all ranks share, without waiting for any of them; returns its new value."""
+        return self._store.add("images", amount)
+
+    def _raise_first(self, outcome: "_Outcome | None") -> None:
+        """Raises on every rank the first error of any rank. Only messages travel: a result may be no pickle at all."""
+        errors: list[Any] = [outcome.error if outcome else None] * self.size
+        if self.size > 1:
+            dist.all_gather_object(errors, errors[0])
+        for error in errors:
+            self._raise(error)
+
+    def _raise(self, error: str | None) -> None:
+        if error is not None:
+            raise UserError(error) if self.is_main else ToldError(error)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    value: Any = None
+    error: str | None = None
+
+
+def _attempt(work: Callable[[], Any]) -> _Outcome:
+    try:
+        return _Outcome(value=work())
+    except UserError as error:
+        return _Outcome(error=str(error))
