@@ -19,7 +19,7 @@ from plgen_ddp.errors import one_line_errors
 from plgen_ddp.labeling import Labeling, check_labeling, store_of
 from plgen_ddp.progress import Progress
 from plgen_ddp.report import print_labels, print_scoring
-from plgen_ddp.scoring import check_coverage, choose_device, fetch, load_models, plan_work, read_dataset, score_units
+from plgen_ddp.scoring import check_coverage, fetch, load_models, plan_work, prepare_device, read_dataset, score_units
 from plgen_ddp.world import World, share_of
 
 
@@ -45,7 +45,7 @@ def score(world: World, config: Config, *, label: bool) -> None:
     if label:
         world.on_main(lambda: check_labeling(config))  # a wrong name must not cost the hours of scoring first
     weights = world.once_a_node(lambda: fetch(config))
-    models = load_models(config, weights, choose_device(config.run.device, world.local_rank))
+    models = load_models(config, weights, prepare_device(config.run, world.local_rank))
 
     units = world.on_main(lambda: plan_work(config, dataset, weights, models))
     own = [units[number] for number in share_of(world.rank, world.size, len(units))]

@@ -14,7 +14,9 @@ from torch.nn import functional
 from plgen_ddp.errors import UserError, suggestion
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the module warns of pkg_resources at import, which no user of this package can mend
+    warnings.simplefilter(
+        "ignore"
+    )  # the module warns of pkg_resources at import, which no user of this package can mend
     import clip
 
 # OpenAI's preprocessing, on RGB in [0, 1].
@@ -38,7 +40,9 @@ def fetch_clip(model: str) -> Path:
         except (OSError, RuntimeError, urllib.error.URLError) as error:
             raise UserError(f"clip.model: cannot download {model} to {cache}: {error}") from None
     if not Path(model).is_file():
-        raise UserError(f"clip.model: {model!r} is neither a file nor one of {', '.join(names)}{suggestion(model, names)}")
+        raise UserError(
+            f"clip.model: {model!r} is neither a file nor one of {', '.join(names)}{suggestion(model, names)}"
+        )
     return Path(model)
 
 
@@ -112,7 +116,15 @@ def _cast_products(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             names = ["weight", "bias"]
         elif isinstance(module, nn.MultiheadAttention):
-            names = ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k", "bias_v"]
+            names = [
+                "in_proj_weight",
+                "q_proj_weight",
+                "k_proj_weight",
+                "v_proj_weight",
+                "in_proj_bias",
+                "bias_k",
+                "bias_v",
+            ]
         else:
             names = ["text_projection", "proj"]
         for name in names:

@@ -115,6 +115,10 @@ class RunConfig:
     workers: int = 2
     """Processes a rank that decode images; 0 decodes in the rank itself."""
 
+    threads: int = 1
+    """CPU threads of a rank. oneDNN's convolutions sum in another order on another number of threads, so one thread is what
+    makes results equal on any number of ranks; a CPU is better filled with ranks, one a core."""
+
     max_failures: int = 0
     """The exit status is non-zero when more images than this could not be scored."""
 
@@ -126,6 +130,7 @@ class RunConfig:
         _check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
         _check(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
         _check(self.workers >= 0, "run.workers", self.workers, "0 or more")
+        _check(self.threads > 0, "run.threads", self.threads, "1 or more")
         _check(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
 
 

@@ -87,7 +87,9 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: flo
     return order[alive]
 
 
-def label_image(image: StoredImage, text_embeddings: np.ndarray, category_ids: np.ndarray, options: LabelConfig) -> PseudoLabels:
+def label_image(
+    image: StoredImage, text_embeddings: np.ndarray, category_ids: np.ndarray, options: LabelConfig
+) -> PseudoLabels:
     """The pseudo labels of one image, by falling score.
 
     Args:
@@ -216,6 +218,8 @@ class Labeling:
                 f"clip.model: {self._config.clip.model} is not the model that made this store "
                 f"(its weights have SHA-256 {expected[:12]}...)"
             )
+        # A rank scores on one thread; this rank is alone now. A transformer's products are the same bits on any number.
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         device = torch.device("cuda" if torch.cuda.is_available() and self._config.run.device != "cpu" else "cpu")
         model = ClipModel(weights, device, "fp32")
         print(f"embedding {len(self._vocabulary.words())} names, {len(self._templates)} prompts each", file=sys.stderr)

@@ -16,15 +16,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, get_cfg
-from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.modeling import build_model
-from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.proposal_generator import RPN
-from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
-from detectron2.structures import Boxes, ImageList
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from yaml import YAMLError
 
@@ -32,6 +23,22 @@ from plgen_ddp.config import DetectorConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import ImageBatch
 from plgen_ddp.resample import resize_images
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # detectron2 scripts functions at import, which newer torch deprecates
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.data.transforms import ResizeShortestEdge
+    from detectron2.modeling import build_model
+    from detectron2.modeling.meta_arch import GeneralizedRCNN
+    from detectron2.modeling.proposal_generator import RPN
+    from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+    from detectron2.structures import Boxes, ImageList
+    from detectron2.utils.file_io import PathManager
+
+# Two things of detectron2 that newer torch speaks of at run time, once in every rank, and no user can mend.
+warnings.filterwarnings("ignore", message="torch.meshgrid")
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 # detectron2 reads URLs and its own prefixes; anything else is a file.
 _REMOTE = ("http://", "https://", "detectron2://")

@@ -28,7 +28,9 @@ class Regions:
 
     def __post_init__(self) -> None:
         count = len(self.objectness)
-        assert self.boxes_xyxy.shape == (count, 4), f"boxes_xyxy has shape {self.boxes_xyxy.shape}, expected {(count, 4)}"
+        assert self.boxes_xyxy.shape == (count, 4), (
+            f"boxes_xyxy has shape {self.boxes_xyxy.shape}, expected {(count, 4)}"
+        )
         assert self.embeddings.ndim == 2 and len(self.embeddings) == count, (
             f"embeddings has shape {self.embeddings.shape}, expected {(count, 'd')}"
         )

@@ -14,7 +14,7 @@ import torch
 from plgen_ddp import __version__
 from plgen_ddp.clip_model import ClipModel, clip_precision, fetch_clip
 from plgen_ddp.coco import CocoFile, ImageIndex, dataset_digest, index_images
-from plgen_ddp.config import Config
+from plgen_ddp.config import Config, RunConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import Failure, image_batches, on_device, plan_units
 from plgen_ddp.labeling import file_sha256, store_of
@@ -76,14 +76,15 @@ def fetch(config: Config) -> Weights:
     return Weights(fetch_weights(config.detector.weights or ""), fetch_clip(config.clip.model))
 
 
-def choose_device(name: str, local_rank: int) -> torch.device:
-    """The device of a rank: its own GPU, or the CPU.
+def prepare_device(run: RunConfig, local_rank: int) -> torch.device:
+    """The device of a rank, its own GPU or the CPU; sets the rank's number of CPU threads.
 
     Raises:
         UserError: CUDA was asked for and is not there, or a node has fewer GPUs than ranks.
     """
+    torch.set_num_threads(run.threads)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not gpus):
+    if run.device == "cpu" or (run.device == "auto" and not gpus):
         return torch.device("cpu")
     if not gpus:
         raise UserError("run.device is cuda, and torch sees no GPU here; use run.device=cpu, or look at nvidia-smi")
@@ -126,7 +127,9 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
             "crop_scales": list(clip.crop_scales),
         },
     }
-    versions = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless", "clip-anytorch")}
+    versions = {
+        name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless", "clip-anytorch")
+    }
     store.open_for_scoring(identity, models.clip.dim, versions | {"plgen_ddp": __version__})
     if run.retry_failures:
         store.drop_parts_with_failures()

@@ -188,7 +188,9 @@ class RegionStore:
 
     def drop_parts_with_failures(self) -> None:
         """Removes every part that holds a failed image, so that its images are scored again."""
-        for path in {part for image, part in self.part_of_images().items() if image in {row[0] for row in self.failures()}}:
+        for path in {
+            part for image, part in self.part_of_images().items() if image in {row[0] for row in self.failures()}
+        }:
             path.unlink()
 
     def sweep(self) -> None:

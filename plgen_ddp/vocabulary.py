@@ -119,7 +119,9 @@ def read_templates(config: Config) -> tuple[str, ...]:
         except (KeyError, IndexError, ValueError):
             whole = False
         if not whole:
-            raise UserError(f"label.templates: {template!r} must hold {{}} for the name and may hold {{article}}, no other")
+            raise UserError(
+                f"label.templates: {template!r} must hold {{}} for the name and may hold {{article}}, no other"
+            )
     return templates
 
 
