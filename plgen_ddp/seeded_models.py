@@ -89,7 +89,8 @@ INPUT:
   MAX_SIZE_TEST: 1333
 """
 
-CALIBRATION_SCENES = 3
+CALIBRATION_SCENES = 4
+RESIDUAL_GAIN = 0.3
 # Objectness of the tenth and of the hundredth proposal on the calibration images: the recipe keeps a hundred.
 TENTH_OBJECTNESS = 0.95
 HUNDREDTH_OBJECTNESS = 0.4
@@ -120,25 +121,36 @@ CALIBRATION_TEMPLATES = (
 
 
 def generated_scene(seed: int = 0, height: int = 480, width: int = 640) -> np.ndarray:
-    """A picture with the statistics that matter here: smooth shading, edges at every scale, fine grain.
+    """A picture with a photo's statistics where they matter here: shading, edges at every scale, calm and busy places.
 
     Returns uint8 (height, width, 3), BGR.
     """
     random = np.random.default_rng(seed)
-    coarse = random.uniform(30, 225, (6, 8, 3)).astype(np.float32)
+    coarse = _natural_colours(random, 6 * 8).reshape(6, 8, 3)
     canvas = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(40):
-        colour = tuple(float(value) for value in random.uniform(0, 255, 3))
-        center = (int(random.integers(width)), int(random.integers(height)))
-        axes = tuple(int(value) for value in np.exp(random.uniform(np.log(4), np.log(height / 4), 2)))
+    shapes = int(np.exp(random.uniform(np.log(30), np.log(1500))))
+    # From large to small, as a small object in front of a large one stays visible.
+    sizes = np.sort(np.exp(random.uniform(np.log(2), np.log(height / 4), shapes)))[::-1]
+    band_top, band_height = random.uniform(0, 0.6) * height, random.uniform(0.3, 0.6) * height
+    for size, colour in zip(sizes, _natural_colours(random, shapes), strict=True):
+        # Small shapes crowd in one band and leave the rest calm.
+        y = random.uniform(0, height) if size > 20 else random.uniform(band_top, band_top + band_height)
+        center = (int(random.uniform(0, width)), int(y))
+        axes = (int(size), max(1, int(size * random.uniform(0.2, 1.0))))
         angle = float(random.uniform(0, 180))
+        bgr = tuple(float(value) for value in colour)
         if random.random() < 0.5:
-            cv2.ellipse(canvas, center, axes, angle, 0, 360, colour, -1)
+            cv2.ellipse(canvas, center, axes, angle, 0, 360, bgr, -1)
         else:
             corners = cv2.boxPoints((center, (2 * axes[0], 2 * axes[1]), angle))
-            cv2.fillPoly(canvas, [corners.astype(np.int32)], colour)
+            cv2.fillPoly(canvas, [corners.astype(np.int32)], bgr)
     grain = random.normal(0, 5, canvas.shape)
     return np.clip(canvas + grain, 0, 255).astype(np.uint8)
+
+
+def _natural_colours(random: np.random.Generator, count: int) -> np.ndarray:
+    """Mostly grey levels, with some colour: float32 (count, 3)."""
+    return (random.uniform(0, 255, (count, 1)) + random.normal(0, 30, (count, 3))).clip(0, 255).astype(np.float32)
 
 
 def write_tiny_detector(folder: Path, image_paths: Sequence[Path] = (), seed: int = 0) -> tuple[Path, Path]:
@@ -252,6 +264,11 @@ def _calibrate_detector(model: Any, cfg: Any, images_bgr: Sequence[np.ndarray]) 
         inputs.append({"image": torch.from_numpy(resized.transpose(2, 0, 1).astype(np.float64))})
 
     _normalize_on_first_call(model.backbone.bottom_up)
+    for block in model.backbone.bottom_up.modules():
+        # Beside the shortcut a residual is small in trained networks; at full size, depth multiplies what is unusual in
+        # an image until every objectness saturates.
+        if hasattr(block, "shortcut"):
+            block.conv3.norm.weight.fill_(RESIDUAL_GAIN)
     fpn_convs = [layer for name, layer in model.backbone.named_children() if name != "bottom_up"]
     for layer in fpn_convs:
         if isinstance(layer, nn.Conv2d):
@@ -297,8 +314,10 @@ def _normalize_on_first_call(module: nn.Module) -> None:
     """Set each (frozen) batch norm's running statistics from the first batch it meets."""
 
     def set_statistics(layer: Any, x: Tensor) -> None:
+        variance = x.var((0, 2, 3), correction=0)
         layer.running_mean.copy_(x.mean((0, 2, 3)))
-        layer.running_var.copy_(x.var((0, 2, 3), correction=0))
+        # A channel that hardly ever fires here may fire on another image: without a floor it would drown the others.
+        layer.running_var.copy_(variance.clamp(min=0.5 * float(variance.mean())))
 
     for layer in module.modules():
         if hasattr(layer, "running_mean"):
@@ -314,7 +333,8 @@ def _standardize_on_first_call(layer: nn.Module, std: Tensor | None = None) -> N
             y = y.transpose(0, 1).flatten(1)
         else:
             y = nn.functional.linear(x, layer.weight).T
-        gain = (1.0 if std is None else std.to(y)) / y.std(1, correction=0).clamp(min=1e-6)
+        spread = y.std(1, correction=0)
+        gain = (1.0 if std is None else std.to(y)) / spread.clamp(min=0.5 * float(spread.mean()))
         layer.weight.mul_(gain.view(-1, *[1] * (layer.weight.dim() - 1)))
         layer.bias.copy_(-gain * y.mean(1))
 
