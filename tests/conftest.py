@@ -1,0 +1,115 @@
+"""What the tests share: real photos, tiny seeded models in the files that users have, and the user's own commands."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plgen_ddp.seeded_models import write_tiny_clip, write_tiny_detector
+
+REPOSITORY = Path(__file__).parents[1]
+COCO_MINI = REPOSITORY.parent / "shared" / "data" / "coco_mini"
+
+# More threads than cores would make every rank wait for the others' spinning.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """Root of 159 real COCO images in COCO's layout."""
+    if not COCO_MINI.is_dir():
+        pytest.skip(f"needs real COCO images at {COCO_MINI}")
+    return COCO_MINI
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """Seeded models in the form of the real ones, small enough for any test."""
+
+    config: Path
+    weights: Path
+    clip: Path
+
+    def overrides(self) -> list[str]:
+        return [
+            f"detector.config={self.config}",
+            f"detector.weights={self.weights}",
+            f"clip.model={self.clip}",
+            "detector.precision=fp32",
+            "clip.precision=fp32",
+        ]
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    folder = tmp_path_factory.mktemp("tiny_models")
+    photos = sorted((COCO_MINI / "val2017").glob("*.jpg"))[:1]
+    config, weights = write_tiny_detector(folder, photos, seed=0)
+    return TinyModels(config, weights, write_tiny_clip(folder, seed=0))
+
+
+def take_images(root: Path, split: str, count: int) -> dict[str, Any]:
+    """The COCO-format content of the first `count` images of a split of coco_mini, with their annotations."""
+    data = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+    data["images"] = sorted(data["images"], key=lambda image: image["id"])[:count]
+    ids = {image["id"] for image in data["images"]}
+    data["annotations"] = [annotation for annotation in data["annotations"] if annotation["image_id"] in ids]
+    return data
+
+
+@dataclass(frozen=True)
+class SmallCoco:
+    """A dataset of its own in a temporary folder: files may be damaged, the JSON changed."""
+
+    root: Path
+    annotations: Path
+
+    def read(self) -> dict[str, Any]:
+        return json.loads(self.annotations.read_text())
+
+    def write(self, data: dict[str, Any]) -> None:
+        self.annotations.write_text(json.dumps(data))
+
+    def overrides(self) -> list[str]:
+        return [f"data.annotations={self.annotations}", f"data.image_root={self.root}"]
+
+
+@pytest.fixture
+def small_coco(coco_mini: Path, tmp_path: Path) -> Callable[[int], SmallCoco]:
+    """Makes a dataset of the first so many val2017 images."""
+
+    def make(count: int) -> SmallCoco:
+        data = take_images(coco_mini, "val2017", count)
+        dataset = SmallCoco(tmp_path / "coco", tmp_path / "coco" / "annotations" / "instances_val2017.json")
+        dataset.annotations.parent.mkdir(parents=True)
+        (dataset.root / "val2017").mkdir()
+        for image in data["images"]:
+            shutil.copy(coco_mini / "val2017" / image["file_name"], dataset.root / "val2017")
+        dataset.write(data)
+        return dataset
+
+    return make
+
+
+def command(script: str, *words: str | Path, ranks: int | None = None) -> list[str]:
+    """The user's command line for a script of launch/, under torchrun where `ranks` is given."""
+    start = [sys.executable]
+    if ranks is not None:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return [*start, str(REPOSITORY / "launch" / script), *map(str, words)]
+
+
+def run(arguments: list[str], status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs a command and checks its exit status."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == status, f"exit status {done.returncode}, expected {status}\n{done.stdout}\n{done.stderr}"
+    return done
