@@ -15,6 +15,8 @@ of the two matrices that are never built: a 5 x 600 window, 26,880 px long once 
 
 Two paths follow. On a CPU, PyTorch's own uint8 kernels take one window at a time. Elsewhere, windows of similar size
 share two batched products: in float16 on CUDA, which holds every grey level exactly and a weight to 1 part in 2048.
+On 750 million values of noise neither was more than 2 grey levels from Pillow. Off by 2 were 8 values in a million on
+the CPU path, and 180 in a million for float16 products, which were run on a CPU for this.
 
 Pillow 13 resizes columns first where the height loses more than twice the pixels that the width does. Here rows always
 come first, as in every release before it, so a result does not depend on the Pillow that is installed.

@@ -158,6 +158,26 @@ def test_resized_images_equal_pillows(picture, height, width, new_height, new_wi
         check(resample._resize_by_products(pixels, (new_height, new_width), dtype).numpy(), expected)
 
 
+def test_halves_are_rounded_up():
+    """Halving weighs by eighths, so one value in eight is a tie."""
+    image = noise(64, 96)
+    expected = detector_preprocessing(image, 32, 48)
+    for dtype in (torch.float32, torch.float16):
+        assert np.array_equal(resample._resize_by_products(torch.from_numpy(image), (32, 48), dtype).numpy(), expected)
+
+
+@pytest.mark.parametrize("source", [5, 40, 224, 1500])
+def test_float32_adds_weighted_levels_exactly(source):
+    """What keeps a product free of its order of summation, and so of its batch."""
+    zero = torch.tensor([0])
+    axis = resample._Axis(zero, zero + source, zero + 224, zero)
+    _, _, taps = axis.read(224, "bicubic")
+    length = max(source, int(taps))
+    weights = axis.weights(zero, length, int(taps), 224, "bicubic", torch.float32)[0]
+    levels = torch.from_numpy(black_and_white(length, 200)[:, :, 0].astype(np.float32)) - 128
+    assert torch.equal((weights @ levels).double(), weights.double() @ levels.double())
+
+
 def test_padding_has_no_influence():
     shapes, sizes = [(60, 80), (50, 70), (31, 96)], [(100, 133), (40, 56), (200, 619)]
     images = [noise(*shape, seed=seed) for seed, shape in enumerate(shapes)]
