@@ -56,6 +56,15 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def singles(self) -> Iterator["ImageBatch"]:
+        """Each image as a batch of its own, without the padding that the batch needed."""
+        for position, (image_id, height, width) in enumerate(
+            zip(self.image_ids, self.heights, self.widths, strict=True)
+        ):
+            yield ImageBatch(
+                (image_id,), self.pixels_bgr[position : position + 1, :height, :width], (height,), (width,)
+            )
+
     def pin_memory(self) -> "ImageBatch":
         return replace(self, pixels_bgr=self.pixels_bgr.pin_memory())
 

@@ -155,9 +155,16 @@ class ProposalModel:
 
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch) -> list[Proposals]:
-        """Proposals for a batch whose pixels are on the model's device."""
-        if not len(batch):
-            return []
+        """Proposals for a batch whose pixels are on the model's device.
+
+        A CPU gains nothing from a batch, and oneDNN's convolutions sum differently for each batch size: there, images go
+        through one by one, so that proposals do not depend on what they are batched with, in any bit.
+        """
+        if self.device.type == "cpu":
+            return [proposals for single in batch.singles() for proposals in self._propose(single)]
+        return self._propose(batch) if len(batch) else []
+
+    def _propose(self, batch: ImageBatch) -> list[Proposals]:
         images = self.preprocess(batch)
         with self._autocast():
             features = self.model.backbone(images.tensor)

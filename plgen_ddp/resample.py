@@ -13,8 +13,11 @@ CLIP and detectron2 were trained behind Pillow's resize, so that is the resize t
 So a resize is two matrix products with a rounding after each, and the outputs that a centre crop throws away are rows
 of the two matrices that are never built: a 5 x 600 window, 26,880 px long once resized, costs what a 5 x 15 one does.
 
-Two paths follow. On a CPU, PyTorch's own uint8 kernels take one window at a time. Elsewhere, windows of similar size
-share two batched products: in float16 on CUDA, which holds every grey level exactly and a weight to 1 part in 2048.
+Two paths follow. On a CPU, PyTorch's own uint8 kernels take one window at a time, and Pillow itself makes the detector's
+input: one level of difference in a thousand pixels reorders proposals of nearly equal objectness, and beside a detector
+on a CPU its time is nothing. Elsewhere, windows of similar size share two batched products: in float16 on CUDA, which
+holds every grey level exactly and a weight to 1 part in 2048; the detector's input, one image in two hundred of these
+resizes, in float32.
 On 750 million values of noise neither was more than 2 grey levels from Pillow. Off by 2 were 8 values in a million on
 the CPU path, and 180 in a million for float16 products, which were run on a CPU for this.
 
@@ -26,8 +29,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 _Kernel = Literal["bilinear", "bicubic"]
@@ -75,9 +80,9 @@ def resize_images(
             raise ValueError(f"cannot resize {height} x {width} pixels of {tuple(padded.shape[:2])} to {size}")
         image = padded[:height, :width]
         if pixels.device.type == "cpu":
-            images.append(_resize_natively(image, size, "bilinear").contiguous())
+            images.append(_resize_with_pillow(image, size))
         else:
-            images.append(_resize_by_products(image, size, _product_dtype(pixels)))
+            images.append(_resize_by_products(image, size, torch.float32))
     return images
 
 
@@ -109,7 +114,7 @@ def crop_windows(pixels: Tensor, image_indices: Tensor, windows_xyxy: Tensor, si
     crops[elongated] = _crop_by_products(pixels, plan[:, elongated], size, torch.float32)
     ordinary = (~elongated).nonzero()[:, 0].tolist()
     for i, image, y, h, new_h, top, x, w, new_w, left in zip(ordinary, *plan[:, ordinary].tolist(), strict=True):
-        resized = _resize_natively(pixels[image, y : y + h, x : x + w], (new_h, new_w), "bicubic")
+        resized = _resize_natively(pixels[image, y : y + h, x : x + w], (new_h, new_w))
         crops[i] = resized[:, top : top + size, left : left + size]
     return crops
 
@@ -258,9 +263,15 @@ def _kernel(distance: Tensor, kernel: _Kernel) -> Tensor:
     return torch.where(d < 1, near, torch.where(d < 2, far, 0.0))
 
 
-def _resize_natively(image: Tensor, size: Sequence[int], kernel: _Kernel) -> Tensor:
-    """One image (h, w, 3) on the CPU resized to uint8 (3, *size) by PyTorch's own uint8 kernels."""
-    return F.interpolate(image.permute(2, 0, 1)[None], size=tuple(size), mode=kernel, antialias=True)[0]
+def _resize_with_pillow(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """One image (h, w, 3) on the CPU resized bilinearly to uint8 (3, *size)."""
+    resized = Image.fromarray(image.numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def _resize_natively(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """One window (h, w, 3) on the CPU resized bicubically to uint8 (3, *size) by PyTorch's own uint8 kernels."""
+    return F.interpolate(image.permute(2, 0, 1)[None], size=size, mode="bicubic", antialias=True)[0]
 
 
 def _product_dtype(pixels: Tensor) -> torch.dtype:

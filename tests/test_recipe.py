@@ -27,8 +27,7 @@ IMAGES = 24
 
 @pytest.fixture(scope="module")
 def scored(coco_mini, tiny_models, tmp_path_factory):
-    """(stored images by id, reference regions by id) of the first images of val2017, with a high size limit on boxes so
-    that some images keep no box at all."""
+    """(configuration, stored images by id, reference regions by id, CLIP model) of the first images of val2017."""
     output = tmp_path_factory.mktemp("recipe")
     annotations = coco_mini / "annotations" / "instances_val2017.json"
     return compare(coco_mini, annotations, tiny_models, output, IMAGES, min_size=5.0)
@@ -71,7 +70,8 @@ def assert_equal_regions(stored, reference):
             continue
         np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=1e-3)
         np.testing.assert_allclose(found.objectness, expected.objectness, atol=1e-5)
-        cosines = (found.embeddings.astype(np.float32) * expected.embeddings.numpy()).sum(axis=1)
+        embeddings = found.embeddings.astype(np.float32)
+        cosines = (embeddings * expected.embeddings.numpy()).sum(axis=1) / np.linalg.norm(embeddings, axis=1)
         assert cosines.min() > 0.9999
 
 
