@@ -86,7 +86,9 @@ def test_regions_are_the_recipes(scored):
 
 def test_images_that_keep_no_box_are_the_recipes(coco_mini, tiny_models, tmp_path, scored):
     reference = scored[2]
-    largest = sorted(np.asarray(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).min(axis=1).max() for found in reference.values())
+    largest = sorted(
+        np.asarray(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).min(axis=1).max() for found in reference.values()
+    )
     limit = float(np.ceil(largest[len(largest) // 3]))
     annotations = coco_mini / "annotations" / "instances_val2017.json"
     _, stored, expected, _ = compare(coco_mini, annotations, tiny_models, tmp_path, IMAGES, min_size=limit)
