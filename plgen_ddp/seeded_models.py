@@ -90,6 +90,7 @@ INPUT:
 """
 
 CALIBRATION_SCENES = 4
+CALIBRATION_SIZE = 320  # shortest edge; statistics need no more, and float64 at 800 takes minutes
 RESIDUAL_GAIN = 0.3
 # Objectness of the tenth and of the hundredth proposal on the calibration images: the recipe keeps a hundred.
 TENTH_OBJECTNESS = 0.95
@@ -257,7 +258,7 @@ def _calibrate_detector(model: Any, cfg: Any, images_bgr: Sequence[np.ndarray]) 
 
     # float64, so that the order of a sum (threads, instruction set) does not reach the float32 that is written.
     model.double()
-    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    resize = ResizeShortestEdge(min(cfg.INPUT.MIN_SIZE_TEST, CALIBRATION_SIZE), cfg.INPUT.MAX_SIZE_TEST)
     inputs = []
     for image_bgr in images_bgr:
         resized = resize.get_transform(image_bgr).apply_image(image_bgr)
