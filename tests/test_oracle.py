@@ -29,7 +29,7 @@ def photos() -> list[np.ndarray]:
     paths = sorted(COCO_MINI.glob("*.jpg"))[:4]
     if not paths:
         pytest.skip(f"no photos under {COCO_MINI}")
-    return [cv2.imread(str(path)) for path in paths]
+    return [np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR)) for path in paths]
 
 
 @pytest.fixture(scope="module")

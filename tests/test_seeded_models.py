@@ -23,7 +23,7 @@ def test_clip_weights_have_the_types_of_the_public_files(tmp_path: Path, kind: s
 
 
 def test_unknown_kind_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'MLP'.*'RN', 'ViT'"):
+    with pytest.raises(ValueError, match=r"'MLP'.*'RN', 'ViT'"):
         write_tiny_clip(tmp_path, kind="MLP")  # type: ignore[arg-type]
 
 
