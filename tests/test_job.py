@@ -63,7 +63,7 @@ def test_two_ranks_label_every_image(finished, coco_mini):
     assert {names[row["category_id"]] for row in pseudo} <= set(provenance["label"]["novel"])
     assert len({row["id"] for row in written["annotations"]}) == len(written["annotations"])
     for row in pseudo:
-        x, y, width, height = row["bbox"]
+        _, _, width, height = row["bbox"]
         assert row["area"] == width * height > 0
         assert row["confidence"] == pytest.approx(0.5 * row["rpn_score"] + 0.5 * row["clip_score"])
         assert row["confidence"] > 0.8

@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_shape_is_named(words, tiny_models, capsys, tmp_
     assert f"{name} of" in line and "(80, " in line and "(4, " in line
     del state["model"][name]
     torch.save(state, tmp_path / "lacking.pth")
-    assert f"lacks 1 of" in refused(capsys, "score", [*words, f"detector.weights={tmp_path / 'lacking.pth'}"])
+    assert "lacks 1 of" in refused(capsys, "score", [*words, f"detector.weights={tmp_path / 'lacking.pth'}"])
 
 
 @pytest.mark.parametrize(

@@ -113,5 +113,6 @@ def test_labels_from_our_regions_are_the_recipes_from_its_own(scored, preset):
         made += len(theirs)
         rows = {(row["category_id"], *np.round(row["bbox"], 2)) for row in theirs}
         agreed += len(rows & {(row.category_id, *np.round(row.bbox, 2)) for row in ours})
-    # Storing embeddings in float16 moves a probability by up to 0.002: a box at the threshold can fall on the other side.
+    # Storing embeddings in float16 moves a probability by up to 0.002: a box at the threshold can fall on the other
+    # side.
     assert made > 50 and agreed >= 0.98 * made
