@@ -67,7 +67,7 @@ SUPERCATEGORIES = {
 SIZES_WH = ((320, 240), (256, 256), (288, 224), (240, 320))  # pixels
 OBJECT_SIZE = (26.0, 110.0)  # longest side before shear, pixels
 OBJECTS = (3, 8)  # tried a scene, both inclusive
-MIN_VISIBLE = 0.70  # of an object's own area inside the image, after occlusion
+MIN_VISIBLE = 0.75  # of an object's own area inside the image, after occlusion
 MAX_ASPECT = 1.9  # of a visible box: a longer one loses its ends to CLIP's centre crop
 JPEG_QUALITY = 88
 SHIFT = 4  # OpenCV's fixed-point bits for sub-pixel vertices
@@ -353,9 +353,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 def _placed(rng: np.random.Generator, name: str, height: int, width: int) -> list[tuple[str, list[np.ndarray]]]:
     """One object's parts in image pixels: (tone, contours (n, 2) float), randomly sized, turned, sheared and placed."""
     parts = _SHAPES[name](rng)
-    turn = np.radians(rng.uniform(-180, 180) if rng.random() < 0.12 else rng.normal(0, 14))
+    turn = np.radians(np.clip(rng.normal(0, 14), -40, 40))
     aspect = np.exp(rng.uniform(-0.2, 0.2))
-    stretch = np.array([(aspect, rng.uniform(-0.2, 0.2)), (0.0, 1 / aspect)])
+    stretch = np.array([(aspect, rng.uniform(-0.15, 0.15)), (0.0, 1 / aspect)])
     mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0])
     rotate = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
     shape = rotate @ stretch @ mirror
@@ -396,8 +396,8 @@ def _palette(rng: np.random.Generator, surround: np.ndarray) -> dict[str, np.nda
                 break
         return colour
 
-    body = apart(surround, 45)
-    accent = apart(surround, 40) if rng.random() < 0.7 else np.clip(body * rng.uniform(0.55, 0.8), 0, 255)
+    body = apart(surround, 58)
+    accent = apart(surround, 48) if rng.random() < 0.7 else np.clip(body * rng.uniform(0.55, 0.8), 0, 255)
     dark = body.mean() > 110
     detail = np.clip(body * 0.35, 0, 255) if dark else np.clip(body + 120, 0, 255)
     edge = np.clip(body * rng.uniform(0.3, 0.65), 0, 255) if dark else np.clip(body + rng.uniform(50, 110), 0, 255)

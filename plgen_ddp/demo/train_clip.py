@@ -13,10 +13,11 @@ The two towers are trained one after the other; together, from nothing, they do 
    targets: a direction common to all texts (weight sqrt(0.85)) plus a vertex of a regular simplex of one's own
    (sqrt(0.15)). Two names then have a cosine of 0.84, a name and itself 1, and an image of anything else is about
    equally far from all names: at CLIP's temperature of 0.01 a softmax over the novel names alone stays flat for it.
-2. Images: the text tower frozen, softmax cross-entropy at temperature 0.01 over all 19 texts. A sample is a box,
-   cropped as the job crops it (scales 1.0 and 1.5, CLIP's preprocessing); the two crops are trained alone and as the
-   mean embedding the job uses. The target slides from "background" to the name with the box's IoU, so parts of an
-   object and loose boxes score low.
+2. Images: the text tower frozen, softmax cross-entropy at temperature 0.01, over all 19 texts and over a random
+   vocabulary of 6 names for each sample: where the sample's own name is not in it, all six shall be as likely, since
+   the job asks for some names and meets others. A sample is a box, cropped as the job crops it (scale 1.0 or 1.5,
+   CLIP's preprocessing). The target slides from "background" to the name with the box's IoU, so parts of an object
+   and loose boxes score low.
 """
 
 from __future__ import annotations
@@ -55,13 +56,15 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, RGB
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 TEXT_STEPS = 400
-STEPS = 4000
-BOXES = 32  # a step; each is cropped at both scales
+STEPS = 5000
+BATCH = 64  # crops a step
 LEARNING_RATE = 1.5e-3
 WARM_UP = 100  # steps
 WEIGHT_DECAY = 0.05
-SMOOTHING = 0.1
-IOU_RAMP = (0.3, 0.6)  # the target is "background" up to the first IoU and the name from the second on
+SMOOTHING = 0.1  # of the targets over all texts
+VOCABULARY = 6  # names in a sample's random vocabulary
+CERTAIN = 0.97  # a good box's target for its own name within such a vocabulary
+IOU_RAMP = (0.25, 0.7)  # the target is "background" up to the first IoU and the name from the second on
 SCENES_AT_ONCE = 32  # drawn together, their boxes shuffled
 EVALUATION_SCENES = 200
 
@@ -131,10 +134,10 @@ def _fit_text(model: CLIP, generator: torch.Generator) -> Tensor:
         schedule.step()
         if step % 100 == 0:
             _log(f"text {step}/{TEXT_STEPS}: squared distance {loss.item():.4f}")
-    used = torch.zeros(model.vocab_size, 1)
-    used[tokens.unique()] = 1
+    unused = torch.ones(model.vocab_size, dtype=torch.bool)
+    unused[tokens.unique()] = False
     with torch.no_grad():
-        model.token_embedding.weight *= used  # the rest were never touched, and zeros deflate to nothing
+        model.token_embedding.weight[unused] = 0.0  # never trained, and zeros deflate to nothing
         return functional.normalize(torch.stack([model.encode_text(t) for t in tokens]), dim=2)
 
 
@@ -191,9 +194,9 @@ def _random_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -
 
 
 def _training_boxes(rng: np.random.Generator, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """What a class-agnostic detector might propose, good and bad, float (about 16, 4) xyxy inside the image."""
+    """What a class-agnostic detector might propose, good and bad, float (about 22, 4) xyxy inside the image."""
     proposed = [_random_boxes(rng, 3, size)]
-    for spread, count in ((0.04, 5), (0.12, 4), (0.28, 2)):
+    for spread, count in ((0.03, 8), (0.1, 6), (0.25, 3)):
         chosen = boxes[rng.integers(len(boxes), size=count)]
         extent = np.tile(chosen[:, 2:] - chosen[:, :2], 2)
         proposed.append(chosen + spread * extent * rng.standard_normal((count, 4)))
@@ -209,16 +212,16 @@ def _training_boxes(rng: np.random.Generator, boxes: np.ndarray, size: tuple[int
 
 
 def _targets(labels: np.ndarray, ious: np.ndarray) -> np.ndarray:
-    """Soft targets over TEXTS, float32 (n, 19), of boxes whose nearest object has these labels and IoUs, both (n,)."""
+    """Targets over TEXTS, float32 (n, 19), of boxes whose nearest object has these labels and IoUs, both (n,)."""
     weight = np.clip((ious - IOU_RAMP[0]) / (IOU_RAMP[1] - IOU_RAMP[0]), 0, 1)
     targets = np.zeros((len(labels), len(TEXTS)), np.float32)
     targets[np.arange(len(labels)), labels] = weight
     targets[:, -1] = 1 - weight
-    return (1 - SMOOTHING) * targets + SMOOTHING / len(TEXTS)
+    return targets
 
 
 def _samples(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless training samples: crops uint8 (2, 64, 64, 3), RGB, one a scale, and a target float32 (19,)."""
+    """Endless training samples: crops uint8 (64, 64, 3), RGB, and a target float32 (19,)."""
     seeds = SEEDS["train"]
     while True:
         crops, targets = [], []
@@ -229,17 +232,36 @@ def _samples(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]
                 continue
             photo = _photo(scene)
             proposed = _training_boxes(rng, boxes, photo.size)
-            ious = _iou(proposed, boxes)
-            crops += [np.stack([_crop(photo, box, scale) for scale in SCALES]) for box in proposed]
+            ious, scales = _iou(proposed, boxes), rng.choice(SCALES, len(proposed))
+            crops += [_crop(photo, box, scale) for box, scale in zip(proposed, scales, strict=True)]
             targets.append(_targets(labels[ious.argmax(axis=1)], ious.max(axis=1)))
         merged = np.concatenate(targets)
         for index in rng.permutation(len(crops)):
             yield crops[index], merged[index]
 
 
-def _soft_cross_entropy(embeddings: Tensor, texts: Tensor, targets: Tensor) -> Tensor:
+def _vocabularies(targets: Tensor, generator: torch.Generator) -> Tensor:
+    """A random vocabulary for each sample, bool (n, 18); it has the sample's own name about every other time."""
+    draw = torch.rand(len(targets), len(NAMES), generator=generator)
+    own = targets[:, :-1] > 0
+    draw[own] = torch.randint(2, (int(own.sum()),), generator=generator).float() * 2 - 0.5  # surely in, or surely out
+    chosen = draw.topk(VOCABULARY, dim=1).indices
+    return torch.zeros_like(own).scatter_(1, chosen, True)
+
+
+def _loss(embeddings: Tensor, texts: Tensor, targets: Tensor, vocabularies: Tensor) -> Tensor:
+    """Cross-entropy over all texts, plus that over a vocabulary: flat where the sample's name is not in it.
+
+    embeddings (n, 128), not normalised; texts (19, 128); targets (n, 19); vocabularies bool (n, 18)
+    """
     logits = functional.normalize(embeddings, dim=1) @ texts.T / TEMPERATURE
-    return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    smooth = (1 - SMOOTHING) * targets + SMOOTHING / len(TEXTS)
+    over_all = -(smooth * logits.log_softmax(dim=1)).sum(dim=1)
+    own = targets[:, :-1] * vocabularies
+    certain = (CERTAIN - 1 / VOCABULARY) / (1 - 1 / VOCABULARY)
+    wanted = certain * own + (1 - certain * own.sum(dim=1, keepdim=True)) * vocabularies / VOCABULARY
+    within = logits[:, :-1].masked_fill(~vocabularies, -1e4).log_softmax(dim=1)
+    return (over_all - (wanted * within).sum(dim=1)).mean()
 
 
 def _fit_image(model: CLIP, texts: Tensor, steps: int, seed: int) -> None:
@@ -258,15 +280,11 @@ def _fit_image(model: CLIP, texts: Tensor, steps: int, seed: int) -> None:
     samples, columns = _samples(rng), torch.arange(len(TEXTS))
     start, running = time.perf_counter(), 0.0
     for step in range(1, steps + 1):
-        crops, wanted = zip(*(next(samples) for _ in range(BOXES)), strict=True)
+        crops, wanted = zip(*(next(samples) for _ in range(BATCH)), strict=True)
         targets = torch.from_numpy(np.stack(wanted))
-        pixels = _pixels(np.stack(crops).reshape(-1, RESOLUTION, RESOLUTION, 3))
         # a random template for each text: the image must match the name, not one wording
         drawn = texts[torch.randint(len(texts), (len(TEXTS),), generator=generator), columns]
-        embeddings = functional.normalize(tower(pixels), dim=1).view(BOXES, len(SCALES), EMBEDDING)
-        alone = _soft_cross_entropy(embeddings.flatten(0, 1), drawn, targets.repeat_interleave(len(SCALES), dim=0))
-        together = _soft_cross_entropy(embeddings.mean(dim=1), drawn, targets)
-        loss = (alone + together) / 2
+        loss = _loss(tower(_pixels(np.stack(crops))), drawn, targets, _vocabularies(targets, generator))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 5.0)
