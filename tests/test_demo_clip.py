@@ -66,6 +66,13 @@ def test_wording_hardly_matters(model: CLIP) -> None:
         assert cosines.diagonal().min() > 0.93
 
 
+def test_a_word_it_never_learned_is_near_no_name(model: CLIP) -> None:
+    names = train_clip.text_embeddings(model, train_clip.NAMES)
+    strangers = train_clip.text_embeddings(model, ("giraffe", "traffic light", "wine glass", "boat"))
+    between_names = (names @ names.T).fill_diagonal_(0).max()
+    assert float((strangers @ names.T).max()) < float(between_names) + 0.02
+
+
 def test_iou_and_targets() -> None:
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 40]], dtype=float)
     others = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], dtype=float)
