@@ -23,6 +23,7 @@ from plgen_ddp.config import DetectorConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import ImageBatch
 from plgen_ddp.resample import resize_images
+from plgen_ddp.timing import stage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # detectron2 scripts functions at import, which newer torch deprecates
@@ -165,13 +166,15 @@ class ProposalModel:
         return self._propose(batch) if len(batch) else []
 
     def _propose(self, batch: ImageBatch) -> list[Proposals]:
-        images = self.preprocess(batch)
-        with self._autocast():
-            features = self.model.backbone(images.tensor)
-            features = {name: feature.float() for name, feature in features.items()}
-            instances, _ = self.model.proposal_generator(images, features, None)
-        kept = [proposals[: self._options.max_boxes] for proposals in instances]
-        boxes = self.refine(features, [proposals.proposal_boxes.tensor for proposals in kept])
+        with stage("detector"):
+            images = self.preprocess(batch)
+            with self._autocast():
+                features = self.model.backbone(images.tensor)
+                features = {name: feature.float() for name, feature in features.items()}
+                instances, _ = self.model.proposal_generator(images, features, None)
+            kept = [proposals[: self._options.max_boxes] for proposals in instances]
+        with stage("refine"):
+            boxes = self.refine(features, [proposals.proposal_boxes.tensor for proposals in kept])
         return [
             Proposals(
                 image_id, self._to_original(found, resized, (height, width)), proposals.objectness_logits.sigmoid()
@@ -200,12 +203,12 @@ class ProposalModel:
         No clipping between the passes, as in the recipe.
         """
         counts = [len(found) for found in boxes]
-        stages = _box_stages(self.model.roi_heads, features)
+        passes = _box_passes(self.model.roi_heads, features)
         current = torch.cat(list(boxes))
         for _ in range(self._options.refine_steps if len(current) else 0):
-            for stage in stages:
+            for box_pass in passes:
                 with self._autocast():
-                    deltas, transform = stage([Boxes(found) for found in current.split(counts)])
+                    deltas, transform = box_pass([Boxes(found) for found in current.split(counts)])
                 moved = transform.apply_deltas(deltas.float(), current)
                 current = moved.view(len(current), -1, 4).mean(dim=1)
         return list(current.split(counts))
@@ -231,7 +234,7 @@ def detector_precision(precision: str, device: torch.device) -> str:
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
 
 
-def _box_stages(roi_heads: nn.Module, features: dict[str, Tensor]) -> list[Any]:
+def _box_passes(roi_heads: nn.Module, features: dict[str, Tensor]) -> list[Any]:
     """The box head's passes over one set of boxes: one, or one a stage of a cascade. Each maps boxes to (deltas, transform)."""
     if isinstance(roi_heads, CascadeROIHeads):
         maps = [features[name] for name in roi_heads.box_in_features]
