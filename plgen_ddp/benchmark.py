@@ -1,9 +1,9 @@
 """What a run costs: the job beside the reference recipe, on the same images, in the same run, stage by stage.
 
 Everything timed is a process of its own, or several under torchrun: memory is then that of the run alone. The job is
-`launch/score.py --no-label` with a clock running: its own loader, models, writer and store on disk. The reference is the
-tests' oracle, one image at a time, as VL-PLM and MarvelOVD run. Weights are seeded, not trained: sizes and counts are those
-of the real ones, labels mean nothing.
+`launch/score.py --no-label` with a clock running: its own loader, models, writer and store on disk. The reference is
+the tests' oracle, one image at a time, as VL-PLM and MarvelOVD run. Weights are seeded, not trained: sizes and counts are
+those of the real ones, labels mean nothing.
 
 Before the clock starts, both score a first image (on CUDA, the job a first batch); what that took is told apart.
 """
@@ -16,11 +16,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import box_iou
 
+from plgen_ddp.clip_model import ClipModel
 from plgen_ddp.coco import CocoFile, ImageIndex, PseudoLabels, index_images
 from plgen_ddp.config import Config, load_config
 from plgen_ddp.errors import UserError, one_line_errors
@@ -57,12 +58,15 @@ from plgen_ddp.timing import StageClock
 from plgen_ddp.vocabulary import TextEmbeddings, read_templates, read_vocabulary
 from plgen_ddp.world import World, share_of
 
+T = TypeVar("T")
+
 STAGES = ("decode", "copy", "detector", "refine", "crop", "CLIP", "write")
 PRESETS = ("marvelovd", "vlplm")
 
 # (height, width), COCO's most frequent, about as frequent.
 _COCO_SIZES = (
-    (480, 640), (427, 640), (640, 480), (480, 640), (375, 500), (427, 640), (480, 640), (640, 427), (480, 640), (426, 640),
+    (480, 640), (427, 640), (640, 480), (480, 640), (375, 500),
+    (427, 640), (480, 640), (640, 427), (480, 640), (426, 640),
 )  # fmt: skip
 # Beyond so many, generated files are used again under new ids: decoding them costs the same.
 _DISTINCT_IMAGES = 256
@@ -88,11 +92,12 @@ class Measurement:
     """One timed run.
 
     name: reference or job. precision: of detector and CLIP, one word where they agree. threads: CPU threads a rank.
-    seconds: of the slowest rank, from the first image to the last part on disk. stages_ms: milliseconds an image, summed over
-    ranks; decode is spent in other processes and write in another thread. waiting_ms: likewise, the rank's time without a
-    batch to work on. peak_shares: of a stage, the useful products of it, over what `peak_tflops` would have made in its time.
-    crops_per_image: encoded by CLIP, after equal windows were merged. Memory: bytes, of the largest rank; end_memory what is
-    resident at the end of scoring. warm_up_seconds: of the first image or batch, with whatever is compiled or tuned there.
+    seconds: of the slowest rank, from the first image to the last part on disk. stages_ms: milliseconds an image, summed
+    over ranks; decode is spent in other processes and write in another thread. waiting_ms: likewise, the rank's time
+    without a batch to work on, which includes the start of its decoding processes. peak_shares: of a stage, its useful
+    products over what `peak_tflops` (1e12 operations a second and rank) would have made in its time. crops_per_image:
+    encoded by CLIP, after equal windows were merged. Memory: bytes, of the largest rank; end_memory is what is resident at
+    the end of scoring. warm_up_seconds: of the first image or batch, with whatever is compiled or tuned there.
     """
 
     name: str
@@ -120,9 +125,9 @@ class Measurement:
 class Agreement:
     """How far the regions of one precision are those of another.
 
-    same_boxes: share of boxes with an IoU above 0.95 with a box of the other store's image. changed_labels: for each preset,
-    the share of both stores' pseudo labels that have no counterpart of the same name and IoU in the other; labels: how many
-    the other store gives.
+    same_boxes: share of boxes with an IoU above 0.95 with a box of that image in the reference. changed_labels: for each
+    preset, the share of both sides' pseudo labels that have no counterpart of the same name and such an IoU on the other;
+    labels: how many the reference gives.
     """
 
     precision: str
@@ -291,8 +296,7 @@ def _run_job_rank(config: Config, result: Path) -> None:
         store_of(warm_up).open_for_scoring({}, models.clip.dim, {})
         flops = _count_flops(lambda: score_units(warm_up, dataset.index, [first], models, lambda images: None))
         warm = time.perf_counter()
-        precision = models.clip.precision if device.type == "cpu" or models.clip.precision != "fp32" else "fp16"
-        peak = measured_peak(device, _DTYPES[precision])
+        peak = measured_peak(device, _DTYPES[models.clip.precision if device.type == "cpu" else "fp16"])
 
         world.gather(None)
         world.on_main(lambda: None)  # all start together
@@ -490,7 +494,7 @@ class _FlopClock(StageClock):
 
 
 def _count_flops(work: Callable[[], object]) -> dict[str, float]:
-    """The operations of matrix products and convolutions in `work`, by stage; a multiplication and an addition are two."""
+    """The operations of matrix products and convolutions in `work`, by stage; a multiply-add is two."""
     with FlopCounterMode(display=False) as counter, _FlopClock(counter).running() as clock:
         work()
     return clock.seconds()
@@ -569,14 +573,18 @@ def same_boxes(found: dict[int, Tensor], expected: dict[int, Tensor]) -> float:
 
 def changed_labels(found: PseudoLabels, expected: PseudoLabels) -> float:
     """The share of both sides' pseudo labels without one of the same image, name and, by IoU above 0.95, box."""
-    boxes = [torch.from_numpy(np.concatenate([s.boxes_xywh[:, :2], s.boxes_xywh[:, :2] + s.boxes_xywh[:, 2:]], axis=1))
-             for s in (found, expected)]  # fmt: skip
-    same = torch.from_numpy(
-        (found.image_ids[:, None] == expected.image_ids) & (found.category_ids[:, None] == expected.category_ids)
-    )
-    same &= box_iou(*boxes) > _SAME_BOX_IOU
-    matched = int(same.any(dim=1).sum()) + int(same.any(dim=0).sum())
-    return 1 - matched / max(1, len(found) + len(expected)) if len(found) + len(expected) else 0.0
+    matched = 0
+    for image_id in np.intersect1d(found.image_ids, expected.image_ids):
+        sides = []
+        for labels in (found, expected):
+            own = labels.image_ids == image_id
+            low, size = np.split(labels.boxes_xywh[own], 2, axis=1)
+            sides.append((labels.category_ids[own], torch.from_numpy(np.concatenate([low, low + size], axis=1))))
+        (names, boxes), (other_names, other_boxes) = sides
+        same = torch.from_numpy(names[:, None] == other_names) & (box_iou(boxes, other_boxes) > _SAME_BOX_IOU)
+        matched += int(same.any(dim=1).sum()) + int(same.any(dim=0).sum())
+    count = len(found) + len(expected)
+    return 1 - matched / count if count else 0.0
 
 
 def _regions(store: RegionStore) -> dict[int, Tensor]:
@@ -588,21 +596,18 @@ def _regions(store: RegionStore) -> dict[int, Tensor]:
 
 
 def _labels(inputs: Inputs, store: RegionStore) -> Iterator[tuple[str, PseudoLabels]]:
-    from plgen_ddp.clip_model import ClipModel
-
+    images = [image for path in store.part_paths() for image in store.read_part(path) if image.reason is None]
     for preset in PRESETS:
         config = load_config(_REPOSITORY / "configs" / f"coco_{preset}.yaml", inputs.overrides)
         vocabulary = read_vocabulary(config)
         cache = TextEmbeddings(inputs.folder / "vocabulary", read_templates(config), store.manifest()["dim"])
-        weights = Path(config.clip.model)
-        texts = cache.embed(
-            vocabulary.words(),
-            lambda weights=weights: (
-                lambda prompts: ClipModel(weights, torch.device("cpu"), "fp32").encode_texts(prompts)
-            ),
-        )
+        clip_weights = Path(config.clip.model)
+
+        def load_encoder(clip_weights: Path = clip_weights) -> Callable[[Sequence[str]], Tensor]:
+            return ClipModel(clip_weights, torch.device("cpu"), "fp32").encode_texts
+
+        texts = cache.embed(vocabulary.words(), load_encoder)[: len(vocabulary.novel)]
         ids = np.arange(len(vocabulary.novel))
-        images = [image for path in store.part_paths() for image in store.read_part(path) if image.reason is None]
         yield preset, PseudoLabels.concatenate([label_image(image, texts, ids, config.label) for image in images])
 
 
@@ -613,8 +618,8 @@ def _labels(inputs: Inputs, store: RegionStore) -> Iterator[tuple[str, PseudoLab
 class Options:
     """What to measure. overrides: `section.key=value` words for the job.
 
-    ranks: None is one a core on a CPU, one a GPU on CUDA. scaling: numbers of ranks. growth: factors of `images`. Both run
-    in the last of the precisions.
+    ranks: None is one a core on a CPU, one a GPU on CUDA. scaling: numbers of ranks. growth: factors of `images`. Both
+    run in the last of the precisions.
     """
 
     work: Path
@@ -642,15 +647,11 @@ class Report:
     agreement: tuple[Agreement, ...]
 
     def markdown(self) -> str:
-        parts = [self.hardware, *self.notes, "", runs_table(self.runs)]
-        for table, rows in (
-            (scaling_table, self.scaling),
-            (growth_table, self.growth),
-            (agreement_table, self.agreement),
-        ):
-            if rows:
-                parts += ["", table(rows)]  # type: ignore[operator]
-        return "\n".join(parts)
+        tables = [runs_table(self.runs)]
+        tables += [scaling_table(self.scaling)] if self.scaling else []
+        tables += [growth_table(self.growth)] if self.growth else []
+        tables += [agreement_table(self.agreement)] if self.agreement else []
+        return "\n\n".join(["\n".join([self.hardware, *self.notes]), *tables])
 
 
 def run(options: Options) -> Report:
@@ -740,68 +741,86 @@ def _commit() -> str:
 
 def runs_table(runs: Sequence[Measurement]) -> str:
     """A Markdown table, a row a run; the ratio is against the first row's images a second."""
-    on_gpu = any(run.device == "cuda" for run in runs)
-    head = ["run", "precision", "ranks x threads", "images", "images/s", "ratio", *(f"{name} ms" for name in STAGES)]
-    head += ["waiting ms", "boxes", "crops", "warm-up s", "memory GB", *(["GPU GB"] if on_gpu else [])]
-    rows = []
-    for run in runs:
-        stages = [
-            f"{run.stages_ms[name]:.1f}" + (f" ({run.peak_shares[name]:.0%})" if name in run.peak_shares else "")
-            for name in STAGES
-        ]
-        rows.append(
-            [run.name, run.precision, f"{run.ranks} x {run.threads}", str(run.images), f"{run.images_per_second:.3g}"]
-            + [f"{run.images_per_second / runs[0].images_per_second:.2f}", *stages, f"{run.waiting_ms:.1f}"]
-            + [f"{run.boxes_per_image:.0f}", f"{run.crops_per_image:.0f}", f"{run.warm_up_seconds:.1f}"]
-            + [f"{run.peak_memory / 1e9:.2f}", *([f"{run.peak_gpu_memory / 1e9:.1f}"] if on_gpu else [])]
-        )
-    return _markdown(head, rows)
+    columns: dict[str, Callable[[Measurement], str]] = {
+        "run": lambda run: run.name,
+        "precision": lambda run: run.precision,
+        "ranks x threads": lambda run: f"{run.ranks} x {run.threads}",
+        "images": lambda run: f"{run.images}",
+        "images/s": lambda run: f"{run.images_per_second:.3g}",
+        "ratio": lambda run: f"{run.images_per_second / runs[0].images_per_second:.2f}",
+    }
+    for name in STAGES:
+        columns[f"{name} ms"] = lambda run, name=name: _stage_cell(run, name)  # type: ignore[misc]
+    columns |= {
+        "waiting ms": lambda run: f"{run.waiting_ms:.1f}",
+        "boxes": lambda run: f"{run.boxes_per_image:.0f}",
+        "crops": lambda run: f"{run.crops_per_image:.0f}",
+        "warm-up s": lambda run: f"{run.warm_up_seconds:.1f}",
+        "memory GB": lambda run: f"{run.peak_memory / 1e9:.2f}",
+    }
+    if any(run.device == "cuda" for run in runs):
+        columns["GPU GB"] = lambda run: f"{run.peak_gpu_memory / 1e9:.1f}"
+    return _markdown(columns, runs)
+
+
+def _stage_cell(run: Measurement, name: str) -> str:
+    share = f" ({run.peak_shares[name]:.0%})" if name in run.peak_shares else ""
+    return f"{run.stages_ms[name]:.1f}{share}"
 
 
 def scaling_table(runs: Sequence[Measurement]) -> str:
     """The same work on several numbers of ranks, against the first."""
-    head = ["ranks", "images", "seconds", "images/s", "against the first", "memory of a rank GB"]
-    rows = [
-        [str(run.ranks), str(run.images), f"{run.seconds:.1f}", f"{run.images_per_second:.3g}"]
-        + [f"{run.images_per_second / runs[0].images_per_second:.2f}", f"{run.peak_memory / 1e9:.3f}"]
-        for run in runs
-    ]
-    return _markdown(head, rows)
+    return _markdown(
+        {
+            "ranks": lambda run: f"{run.ranks}",
+            "images": lambda run: f"{run.images}",
+            "seconds": lambda run: f"{run.seconds:.1f}",
+            "images/s": lambda run: f"{run.images_per_second:.3g}",
+            "ratio": lambda run: f"{run.images_per_second / runs[0].images_per_second:.2f}",
+            "memory of a rank GB": lambda run: f"{run.peak_memory / 1e9:.3f}",
+        },
+        runs,
+    )
 
 
 def growth_table(runs: Sequence[Measurement]) -> str:
     """The same job on more and more images, against the first."""
-    head = ["images", "seconds", "time", "memory of a rank GB", "memory", "at the end GB"]
-    rows = [
-        [
-            str(run.images),
-            f"{run.seconds:.1f}",
-            f"{run.seconds / runs[0].seconds:.2f} x",
-            f"{run.peak_memory / 1e9:.3f}",
-        ]
-        + [f"{run.peak_memory / runs[0].peak_memory:.2f} x", f"{run.end_memory / 1e9:.3f}"]
-        for run in runs
-    ]
-    return _markdown(head, rows)
+    return _markdown(
+        {
+            "images": lambda run: f"{run.images}",
+            "seconds": lambda run: f"{run.seconds:.1f}",
+            "ratio": lambda run: f"{run.seconds / runs[0].seconds:.2f}",
+            "memory of a rank GB": lambda run: f"{run.peak_memory / 1e9:.3f}",
+            "memory at the end GB": lambda run: f"{run.end_memory / 1e9:.3f}",
+        },
+        runs,
+    )
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> str:
-    head = ["precision", "against", "boxes", "IoU above 0.95", *(f"PLs changed, {name}" for name in PRESETS)]
-    rows = [
-        [found.precision, found.reference, str(found.boxes), f"{found.same_boxes:.2%}"]
-        + [f"{found.changed_labels[name]:.2%} (of {found.labels[name]})" for name in PRESETS]
-        for found in agreements
-    ]
-    return _markdown(head, rows)
+    """Each precision against the first."""
+    columns: dict[str, Callable[[Agreement], str]] = {
+        "precision": lambda found: found.precision,
+        "against": lambda found: found.reference,
+        "boxes": lambda found: f"{found.boxes}",
+        "with IoU above 0.95": lambda found: f"{found.same_boxes:.2%}",
+    }
+    for name in PRESETS:
+        columns[f"PLs changed, {name}"] = lambda found, name=name: (  # type: ignore[misc]
+            f"{found.changed_labels[name]:.2%} (of {found.labels[name]})"
+        )
+    return _markdown(columns, agreements)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+def _markdown(columns: Mapping[str, Callable[[T], str]], things: Sequence[T]) -> str:
+    """A row a thing; a column a heading, with what gives a thing's cell."""
+    rows = [[cell(thing) for cell in columns.values()] for thing in things]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
 
-    def line(cells: Sequence[str]) -> str:
+    def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
-    return "\n".join([line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])
+    return "\n".join([line(columns), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)])
 
 
 def main(words: Sequence[str]) -> None:
