@@ -9,8 +9,8 @@
     python launch/benchmark.py --tiny --num-images 8               tiny models: does it run?
 
 Nothing is downloaded: weights are seeded and of full size (R50-FPN, ViT-B/32), images generated in COCO's sizes.
-Percentages in the table are shares of the peak, which the same run measures as one large matrix product: on CUDA in half
-precision; on a CPU on one rank's threads, in CLIP's precision of the run.
+Percentages in the table are shares of the peak, which the same run measures as one large matrix product: on CUDA in
+half precision; on a CPU on one rank's threads, in CLIP's precision of the run.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Everything timed is a process of its own, or several under torchrun: memory is then that of the run alone. The job is
 `launch/score.py --no-label` with a clock running: its own loader, models, writer and store on disk. The reference is
-the tests' oracle, one image at a time, as VL-PLM and MarvelOVD run. Weights are seeded, not trained: sizes and counts are
-those of the real ones, labels mean nothing.
+the tests' oracle, one image at a time, as VL-PLM and MarvelOVD run. Weights are seeded, not trained: sizes and counts
+are those of the real ones, labels mean nothing.
 
 Before the clock starts, both score a first image (on CUDA, the job a first batch); what that took is told apart.
 """
@@ -92,12 +92,12 @@ class Measurement:
     """One timed run.
 
     name: reference or job. precision: of detector and CLIP, one word where they agree. threads: CPU threads a rank.
-    seconds: of the slowest rank, from the first image to the last part on disk. stages_ms: milliseconds an image, summed
-    over ranks; decode is spent in other processes and write in another thread. waiting_ms: likewise, the rank's time
-    without a batch to work on, which includes the start of its decoding processes. peak_shares: of a stage, its useful
-    products over what `peak_tflops` (1e12 operations a second and rank) would have made in its time. crops_per_image:
-    encoded by CLIP, after equal windows were merged. Memory: bytes, of the largest rank; end_memory is what is resident at
-    the end of scoring. warm_up_seconds: of the first image or batch, with whatever is compiled or tuned there.
+    seconds: of the slowest rank, from the first image to the last part on disk. stages_ms: milliseconds an image,
+    summed over ranks; decode is spent in other processes and write in another thread. waiting_ms: likewise, the rank's
+    time without a batch to work on, which includes the start of its decoding processes. peak_shares: of a stage, what
+    its products would have taken at `peak_tflops` (1e12 operations a second and rank), over its time. crops_per_image:
+    encoded by CLIP, after equal windows were merged. Memory: bytes, of the largest rank; end_memory is what is resident
+    at the end of scoring. warm_up_seconds: of the first image or batch, with whatever is compiled or tuned there.
     """
 
     name: str
@@ -125,9 +125,9 @@ class Measurement:
 class Agreement:
     """How far the regions of one precision are those of another.
 
-    same_boxes: share of boxes with an IoU above 0.95 with a box of that image in the reference. changed_labels: for each
-    preset, the share of both sides' pseudo labels that have no counterpart of the same name and such an IoU on the other;
-    labels: how many the reference gives.
+    same_boxes: share of boxes with an IoU above 0.95 with a box of that image in the reference. changed_labels: for
+    each preset, the share of both sides' pseudo labels without a counterpart of the same name and such an IoU on the
+    other; labels: how many the reference gives.
     """
 
     precision: str

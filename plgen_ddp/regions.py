@@ -112,7 +112,7 @@ class RegionEncoder:
             return self._flush()
 
     def _crop(self, batch: ImageBatch, proposals: Sequence[Proposals]) -> Tensor:
-        """The different crops of a batch, uint8 (k, 3, resolution, resolution), image by image; notes whose they are."""
+        """The different crops of a batch, uint8 (k, 3, resolution, resolution), image by image."""
         images, windows, positions = [], [], []
         found = _on_host(proposals)
         for position, (boxes, objectness) in enumerate(found):
