@@ -15,10 +15,9 @@ from plgen_ddp.errors import UserError, suggestion
 from plgen_ddp.precision import DTYPES
 
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore"
-    )  # the module warns of pkg_resources at import, which no user of this package can mend
+    warnings.simplefilter("ignore")  # clip warns of pkg_resources at import, which no user of this package can mend
     import clip
+    from clip.model import VisionTransformer
 
 # OpenAI's preprocessing, on RGB in [0, 1].
 _MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
@@ -84,7 +83,12 @@ class ClipModel:
     def encode_images(self, crops_bgr: Tensor) -> Tensor:
         """Unit-length embeddings float32 (k, dim) of crops uint8 (k, 3, resolution, resolution) in BGR order."""
         pixels = crops_bgr.flip(1).to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
-        return functional.normalize(self._model.encode_image(pixels).float(), dim=-1)
+        tower = self._model.visual
+        if isinstance(tower, VisionTransformer):
+            features = _class_token(tower, pixels.to(self._model.dtype)) @ tower.proj
+        else:
+            features = self._model.encode_image(pixels)
+        return functional.normalize(features.float(), dim=-1)
 
     @torch.inference_mode()
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
@@ -98,6 +102,25 @@ class ClipModel:
         except RuntimeError as error:
             raise UserError(f"label.vocabulary: {error}") from None
         return functional.normalize(self._model.encode_text(tokens.to(self._device)).float(), dim=-1)
+
+
+def _class_token(tower: Any, pixels: Tensor) -> Tensor:
+    """The class token (k, width) of OpenAI's vision transformer, its forward pass but for what nothing reads.
+
+    The embedding is made of this token alone. So the last block computes keys and values of all tokens, and the rest of
+    itself, five sixths, for this one: 7 % less of ViT-B/32, and no other result.
+    """
+    patches = tower.conv1(pixels).flatten(2).transpose(1, 2)  # (k, tokens - 1, width)
+    first = tower.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+    tokens = torch.cat([first, patches], dim=1) + tower.positional_embedding.to(patches.dtype)
+    tokens = tower.ln_pre(tokens).transpose(0, 1)
+    *blocks, last = tower.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    normed = last.ln_1(tokens)
+    token = tokens[:1] + last.attn(normed[:1], normed, normed, need_weights=False)[0]
+    token = token + last.mlp(last.ln_2(token))
+    return tower.ln_post(token[0])
 
 
 def _cast_products(model: nn.Module, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ the detector sees, each group is cut into units, a unit into batches. A unit is 
 part, so its bytes do not depend on who computes it, or on what was done before.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from plgen_ddp.coco import ImageIndex
+from plgen_ddp.timing import add_seconds, stage, waited_for
 
 # At least so many units, where the dataset has the images: small ones must spread over the ranks too.
 _MIN_UNITS = 64
@@ -36,8 +38,8 @@ class ImageBatch:
 
     image_ids: (B,). pixels_bgr: uint8 (B, H, W, 3), image b in [:heights[b], :widths[b]], zeros beyond.
     heights, widths: original pixels. failures: images of the batch that could not be decoded; they are not in the
-    columns.
-    unit: which unit of the plan it belongs to. last: the unit's last batch.
+    columns. unit: which unit of the plan it belongs to. last: the unit's last batch. decode_seconds: what reading and
+    decoding took.
     """
 
     image_ids: tuple[int, ...]
@@ -47,6 +49,7 @@ class ImageBatch:
     failures: tuple[Failure, ...] = ()
     unit: int = 0
     last: bool = True
+    decode_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         count = len(self.image_ids)
@@ -122,6 +125,7 @@ def image_batches(
 
 def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:
     """The batches with their pixels on `device`; on CUDA copied one batch ahead, on a stream of their own."""
+    batches = _arriving(batches)
     if device.type != "cuda":
         yield from batches
         return
@@ -137,13 +141,20 @@ def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[I
         return batch
 
     for batch in batches:
-        with torch.cuda.stream(copies):
+        with torch.cuda.stream(copies), stage("copy"):
             copied = (batch.to(device), copies.record_event())
         if ahead is not None:
             yield arrived(ahead)
         ahead = copied
     if ahead is not None:
         yield arrived(ahead)
+
+
+def _arriving(batches: Iterable[ImageBatch]) -> Iterator[ImageBatch]:
+    """The batches; the running clock is told how long each took to decode, elsewhere, and to come."""
+    for batch in waited_for("wait", batches):
+        add_seconds("decode", batch.decode_seconds)
+        yield batch
 
 
 class _Batches(Dataset):
@@ -161,6 +172,7 @@ class _Batches(Dataset):
         return len(self._batches)
 
     def __getitem__(self, item: int) -> ImageBatch:
+        start = time.perf_counter()
         unit, positions, last = self._batches[item]
         index = self._index
         decoded: list[tuple[int, np.ndarray]] = []
@@ -183,7 +195,8 @@ class _Batches(Dataset):
         for target, (_, pixels) in zip(padded.numpy(), decoded, strict=True):
             target[: pixels.shape[0], : pixels.shape[1]] = pixels
         image_ids = tuple(image_id for image_id, _ in decoded)
-        return ImageBatch(image_ids, padded, heights, widths, tuple(failures), unit, last)
+        seconds = time.perf_counter() - start
+        return ImageBatch(image_ids, padded, heights, widths, tuple(failures), unit, last, seconds)
 
 
 class DecodeError(ValueError):

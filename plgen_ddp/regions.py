@@ -11,6 +11,7 @@ from torch.nn import functional
 from plgen_ddp.images import ImageBatch
 from plgen_ddp.proposals import Proposals
 from plgen_ddp.resample import crop_windows
+from plgen_ddp.timing import stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,21 @@ class RegionEncoder:
         """Crops the boxes of a batch, and encodes as many crops as fill CLIP batches."""
         if not len(batch):
             return
+        with stage("crop"):
+            waiting = torch.cat([*self._crops, self._crop(batch, proposals)])
+        full = len(waiting) // self._batch_size * self._batch_size
+        with stage("CLIP"):
+            for start in range(0, full, self._batch_size):
+                self._embeddings.append(self._encode(waiting[start : start + self._batch_size]))
+        self._crops = [waiting[full:]] if full < len(waiting) else []
+
+    def flush(self) -> list[Regions]:
+        """Encodes what waits; the regions of every image added since the last flush."""
+        with stage("CLIP"):
+            return self._flush()
+
+    def _crop(self, batch: ImageBatch, proposals: Sequence[Proposals]) -> Tensor:
+        """The different crops of a batch, uint8 (k, 3, resolution, resolution), image by image."""
         images, windows, positions = [], [], []
         found = _on_host(proposals)
         for position, (boxes, objectness) in enumerate(found):
@@ -120,20 +136,14 @@ class RegionEncoder:
             positions.append(np.full(len(unique), position))
         self._images += images
         device = batch.pixels_bgr.device
-        crops = crop_windows(
+        return crop_windows(
             batch.pixels_bgr,
             torch.from_numpy(np.concatenate(positions)).to(device),
             torch.from_numpy(np.concatenate(windows)).to(device),
             self._resolution,
         )
-        waiting = torch.cat([*self._crops, crops])
-        full = len(waiting) // self._batch_size * self._batch_size
-        for start in range(0, full, self._batch_size):
-            self._embeddings.append(self._encode(waiting[start : start + self._batch_size]))
-        self._crops = [waiting[full:]] if full < len(waiting) else []
 
-    def flush(self) -> list[Regions]:
-        """Encodes what waits; the regions of every image added since the last flush."""
+    def _flush(self) -> list[Regions]:
         if self._crops:
             waiting = torch.cat(self._crops)
             filling = waiting[-1:].expand(self._batch_size - len(waiting), -1, -1, -1)

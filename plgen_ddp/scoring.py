@@ -14,7 +14,7 @@ import torch
 from plgen_ddp import __version__
 from plgen_ddp.clip_model import ClipModel, fetch_clip
 from plgen_ddp.coco import CocoFile, ImageIndex, dataset_digest, index_images
-from plgen_ddp.config import Config, RunConfig
+from plgen_ddp.config import ClipConfig, Config, RunConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import Failure, image_batches, on_device, plan_units
 from plgen_ddp.labeling import can_exceed, file_sha256, pruning_of, store_of
@@ -22,6 +22,7 @@ from plgen_ddp.precision import resolve_precision
 from plgen_ddp.proposals import ProposalModel, fetch_weights, read_detector_config
 from plgen_ddp.regions import RegionEncoder, Regions
 from plgen_ddp.store import PartWriter, StoredImage
+from plgen_ddp.timing import add_seconds
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def prepare_device(run: RunConfig, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def clip_batch_size(options: ClipConfig, device: torch.device) -> int:
+    """Crops in a CLIP batch on `device`: what fills a GPU, and what stays in a CPU's cache."""
+    return options.batch_size or (512 if device.type == "cuda" else 32)
+
+
 def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
     """Both models on the rank's device, in the configured precision."""
     cfg = read_detector_config(config.find(config.detector.config or "", "detector.config"), config.detector)
@@ -148,12 +154,11 @@ def score_units(
     """Scores the units and writes a part for each. `advance` is told of every image."""
     device = models.detector.device
     pruning = pruning_of(config)
-    batch_size = config.clip.batch_size or (512 if device.type == "cuda" else 32)
     encoder = RegionEncoder(
         models.clip.encode_images,
         resolution=models.clip.resolution,
         dim=models.clip.dim,
-        batch_size=batch_size,
+        batch_size=clip_batch_size(config.clip, device),
         scales=config.clip.crop_scales,
         min_size=config.detector.min_box_size,
         wanted=None if pruning is None else lambda objectness: can_exceed(objectness, *pruning.values()),
@@ -173,6 +178,7 @@ def score_units(
                 failures = []
             images += len(batch) + len(batch.failures)
             advance(len(batch) + len(batch.failures))
+    add_seconds("write", writer.seconds)
     return Summary(
         images=images,
         boxes=boxes,

@@ -18,6 +18,7 @@ import json
 import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,11 +215,13 @@ class PartWriter:
     """Writes parts in a thread of its own, so that the disk never holds up the accelerator.
 
     The queue is bounded: a disk that cannot follow slows the rank down and does not fill its memory. Leave it as a
-    context
-    manager: it waits for what is queued, and raises here what went wrong there.
+    context manager: it waits for what is queued, and raises here what went wrong there.
+
+    seconds: what writing took so far.
     """
 
     def __init__(self, store: RegionStore, depth: int = 2) -> None:
+        self.seconds = 0.0
         self._store = store
         self._queue: queue.Queue[list[StoredImage] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
@@ -242,8 +245,10 @@ class PartWriter:
     def _work(self) -> None:
         while (images := self._queue.get()) is not None:
             if self._error is None:
+                start = time.perf_counter()
                 try:
                     self._store.write_part(images)
+                    self.seconds += time.perf_counter() - start
                 except BaseException as error:  # handed to the rank, which raises it
                     self._error = error
 

@@ -1,4 +1,4 @@
-"""The published sizes once: R50-FPN at 800 pixels and ViT-B/32, seeded weights, four real photos. Minutes on two cores."""
+"""The published sizes once: R50-FPN at 800 pixels and ViT-B/32, seeded weights, four real photos. It takes minutes."""
 
 import json
 import re

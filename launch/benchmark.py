@@ -1,0 +1,101 @@
+"""What the job costs on this machine, beside the reference recipe on the same images.
+
+    python launch/benchmark.py                                     images a second, milliseconds of each stage
+    python launch/benchmark.py --images coco/val2017               on real JPEGs
+    python launch/benchmark.py --scaling                           also on 1, 2 and 4 ranks
+    python launch/benchmark.py --growth 1,4 --num-images 100       also on 100 and 400 images: time and memory
+    python launch/benchmark.py --agreement                         also what precisions change in boxes and labels
+    python launch/benchmark.py --num-images 4096 run.workers=8     options of the job, as for launch/score.py
+    python launch/benchmark.py --tiny --num-images 8               tiny models: does it run?
+
+Nothing is downloaded: weights are seeded and of full size (R50-FPN, ViT-B/32), images generated in COCO's sizes.
+Percentages in the table are shares of the peak, which the same run measures as one large matrix product: on CUDA in
+half precision; on a CPU on one rank's threads, in CLIP's precision of the run.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from plgen_ddp.benchmark import Options, run
+from plgen_ddp.errors import one_line_errors
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parse(words)
+    with one_line_errors(), tempfile.TemporaryDirectory(prefix="plgen_ddp_benchmark_") as folder:
+        report = run(
+            Options(
+                work=arguments.work or Path(folder),
+                images=arguments.num_images,
+                reference_images=arguments.reference_images,
+                images_folder=arguments.images,
+                precisions=tuple(arguments.precisions.split(",")),
+                ranks=arguments.ranks,
+                scaling=arguments.scaling,
+                growth=arguments.growth,
+                agreement=arguments.agreement,
+                tiny=arguments.tiny,
+                overrides=tuple(arguments.overrides),
+            )
+        )
+        print(report.markdown())
+        if arguments.json is not None:
+            rows = [asdict(measured) for measured in (*report.runs, *report.scaling, *report.growth)]
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-images", type=positive, default=8, metavar="N", help="images that the job scores")
+    parser.add_argument(
+        "--reference-images", type=positive, default=8, metavar="N", help="images for the slow reference"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of JPEGs instead of generated images")
+    parser.add_argument(
+        "--precisions",
+        default="fp32,bf16,fp16",
+        metavar="LIST",
+        help="of fp32, bf16, fp16, or two of them, detector+CLIP; those that the machine lacks are left out",
+    )
+    parser.add_argument("--ranks", type=positive, metavar="R", help="default: one a GPU, or one a core on a CPU")
+    parser.add_argument(
+        "--scaling", type=numbers, nargs="?", const=(1, 2, 4), default=(), metavar="LIST", help="ranks; default 1,2,4"
+    )
+    parser.add_argument(
+        "--growth",
+        type=numbers,
+        nargs="?",
+        const=(1, 2),
+        default=(),
+        metavar="LIST",
+        help="times N images; default 1,2",
+    )
+    parser.add_argument("--agreement", action="store_true", help="compare each precision's result with the first's")
+    parser.add_argument("--tiny", action="store_true", help="tiny models instead of full-size ones")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures there")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep models, images and stores there; must hold no run"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="options of the job")
+    return parser.parse_intermixed_args(words)
+
+
+def positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def numbers(word: str) -> tuple[int, ...]:
+    return tuple(positive(part) for part in word.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
