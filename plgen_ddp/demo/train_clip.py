@@ -19,7 +19,7 @@ The towers are trained one after the other; together, from nothing, they do not 
    CLIP's preprocessing). The target slides from "background" to the name with the box's IoU, so parts of an object
    and loose boxes score low.
 3. Text again, the token table frozen: the names keep their targets, and any word whose tokens were never trained (they
-   are all zero, hence alike) is taken to a place as far from every image as a wrong name is, unless a name stands
+   are all zero, hence alike) is taken to a place about as far from every image as a wrong name, unless a name stands
    beside it: a template may hold words of its own. Left alone, such words fall on one of the 18 names.
 
 The embedded file: the first command's defaults, 5000 steps of 64 crops, 23 minutes on one busy thread of an AMD EPYC
