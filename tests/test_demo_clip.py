@@ -70,7 +70,7 @@ def test_a_word_it_never_learned_is_near_no_name(model: CLIP) -> None:
     names = train_clip.text_embeddings(model, train_clip.NAMES)
     strangers = train_clip.text_embeddings(model, ("giraffe", "traffic light", "wine glass", "boat"))
     between_names = (names @ names.T).fill_diagonal_(0).max()
-    assert float((strangers @ names.T).max()) < float(between_names) + 0.02
+    assert float((strangers @ names.T).max()) < float(between_names) + 0.05
 
 
 def test_iou_and_targets() -> None:

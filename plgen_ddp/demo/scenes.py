@@ -7,8 +7,8 @@ writes
     out/scenes/annotations/instances_demo.json      images, 18 categories, one annotation an object (base and novel)
     out/scenes/demo/000000000001.jpg ...
 
-which the demo's config takes through `data.annotations` and `data.image_root`. Drawing costs about 10 ms a scene and
-a JPEG about 17 KB.
+which the demo's config takes through `data.annotations` and `data.image_root`. Drawing costs about 15 ms a scene and
+a JPEG about 10 KB.
 
 Scene i of a set is drawn from the seed S + i alone, so sets whose seeds do not overlap share no scene. `SEEDS` says
 which seeds serve which purpose; what is meant to measure the models must stay out of "train" and "val". The same seed
@@ -490,7 +490,7 @@ def _fits(owner: np.ndarray, areas: list[float]) -> bool:
 
 
 def draw_scene(seed: int) -> SceneImage:
-    """Draw the scene of one seed. Deterministic; takes about 10 ms."""
+    """Draw the scene of one seed. Deterministic; takes about 15 ms."""
     rng = np.random.default_rng(seed)
     width, height = SIZES_WH[rng.integers(len(SIZES_WH))]
     canvas = _background(rng, height, width)
