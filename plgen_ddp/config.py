@@ -106,7 +106,7 @@ class RunConfig:
     device: str = "auto"
     """cuda, cpu, or auto: CUDA where there is one. Rank r of a node takes GPU r."""
 
-    images_per_batch: int = 4
+    images_per_batch: int = 8
     """Images the detector sees at once; all of a batch have one padded shape."""
 
     images_per_part: int = 64

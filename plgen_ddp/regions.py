@@ -1,6 +1,7 @@
 """From proposals to region embeddings: crop windows, full CLIP batches across images, one embedding a box."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,17 +62,46 @@ def windows_of(boxes_xyxy: np.ndarray, scale: float, height: int, width: int) ->
     return np.rint(np.concatenate([low, high], axis=1)).astype(np.int64)
 
 
+class PendingRegions:
+    """Regions whose embeddings may still be on their way from a GPU."""
+
+    def __init__(self, images: "list[_CroppedImage]", embeddings: Tensor, copied: torch.cuda.Event | None) -> None:
+        """
+        Args:
+            embeddings: float16 (sum of m, d) on the host, image by image.
+            copied: when they have arrived there; None: they have.
+        """
+        self._images = images
+        self._embeddings = embeddings
+        self._copied = copied
+
+    def wait(self) -> list[Regions]:
+        """The regions, image by image. Waits for the copy: call it where nobody else has to wait."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        ends = np.cumsum([len(image.window_of_box) for image in self._images])
+        embeddings = np.split(self._embeddings.numpy(), ends[:-1]) if self._images else []
+        return [
+            Regions(image.image_id, image.boxes_xyxy, image.objectness, own)
+            for image, own in zip(self._images, embeddings, strict=True)
+        ]
+
+
 class RegionEncoder:
     """Packs the crops of many images into CLIP batches of one fixed size and unpacks the embeddings to boxes again.
 
     Add the batches of a unit, then `flush`: the last CLIP batch is filled up with copies of its last crop, never
     smaller, so that one compiled or captured shape serves all.
+
+    On CUDA, crops and CLIP have a stream of their own. The host waits for the detector several times a batch, to learn
+    how many boxes there are; on one stream each of these waits would be one for CLIP too, and leave the GPU idle after.
     """
 
     def __init__(
         self,
         encode: Callable[[Tensor], Tensor],
         *,
+        device: torch.device,
         resolution: int,
         dim: int,
         batch_size: int,
@@ -81,13 +111,17 @@ class RegionEncoder:
     ) -> None:
         """
         Args:
-            encode: crops uint8 (k, 3, resolution, resolution), BGR, to unit-length embeddings float32 (k, d).
+            encode: crops uint8 (k, 3, resolution, resolution), BGR, to unit-length embeddings float32 (k, dim).
+            device: where images are, and where `encode` works.
+            batch_size: k of every call of `encode`.
             scales: each box is cropped at these scales.
             min_size: boxes under this width or height in pixels are dropped.
             wanted: which boxes to embed, from their falling objectness (n,): bool (n,), True and then False. All by
                 default.
         """
         self._encode = encode
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._resolution = resolution
         self._dim = dim
         self._batch_size = batch_size
@@ -102,23 +136,34 @@ class RegionEncoder:
         """Crops the boxes of a batch, and encodes as many crops as fill CLIP batches."""
         if not len(batch):
             return
-        with stage("crop"):
-            waiting = torch.cat([*self._crops, self._crop(batch, proposals)])
-        full = len(waiting) // self._batch_size * self._batch_size
-        with stage("CLIP"):
-            for start in range(0, full, self._batch_size):
-                self._embeddings.append(self._encode(waiting[start : start + self._batch_size]))
-        self._crops = [waiting[full:]] if full < len(waiting) else []
+        positions, windows = self._windows(batch, _on_host(proposals))
+        with self._own_stream(batch.pixels_bgr):
+            with stage("crop"):
+                crops = crop_windows(batch.pixels_bgr, positions, windows, self._resolution)
+                waiting = torch.cat([*self._crops, crops])
+            full = len(waiting) // self._batch_size * self._batch_size
+            with stage("CLIP"):
+                for start in range(0, full, self._batch_size):
+                    self._embeddings.append(self._encode(waiting[start : start + self._batch_size]))
+            self._crops = [waiting[full:]] if full < len(waiting) else []
 
-    def flush(self) -> list[Regions]:
+    def flush(self) -> PendingRegions:
         """Encodes what waits; the regions of every image added since the last flush."""
-        with stage("CLIP"):
-            return self._flush()
+        with self._own_stream(), stage("CLIP"):
+            if self._crops:
+                waiting = torch.cat(self._crops)
+                filling = waiting[-1:].expand(self._batch_size - len(waiting), -1, -1, -1)
+                self._embeddings.append(self._encode(torch.cat([waiting, filling]))[: len(waiting)])
+            pending = self._unpack()
+        self._crops, self._embeddings, self._images = [], [], []
+        return pending
 
-    def _crop(self, batch: ImageBatch, proposals: Sequence[Proposals]) -> Tensor:
-        """The different crops of a batch, uint8 (k, 3, resolution, resolution), image by image."""
-        images, windows, positions = [], [], []
-        found = _on_host(proposals)
+    def _windows(self, batch: ImageBatch, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+        """The distinct windows of a batch, image by image: (position in the batch int64 (k,), xyxy int64 (k, 4)).
+
+        Both on the host, from where `crop_windows` takes them to a GPU without waiting for it.
+        """
+        windows, positions = [], []
         for position, (boxes, objectness) in enumerate(found):
             height, width = batch.heights[position], batch.widths[position]
             boxes, keep = clip_boxes(boxes, height, width, self._min_size)
@@ -127,38 +172,40 @@ class RegionEncoder:
             scaled = np.stack([windows_of(embedded, scale, height, width) for scale in self._scales], axis=1)
             # Scaled boxes are often clipped to the same window, at the image border above all: encode it once.
             unique, inverse = np.unique(scaled.reshape(-1, 4), axis=0, return_inverse=True)
-            images.append(
-                _CroppedImage(
-                    batch.image_ids[position], boxes, objectness, inverse.reshape(scaled.shape[:2]), len(unique)
-                )
-            )
+            window_of_box = inverse.reshape(scaled.shape[:2])
+            self._images.append(_CroppedImage(batch.image_ids[position], boxes, objectness, window_of_box, len(unique)))
             windows.append(unique)
             positions.append(np.full(len(unique), position))
-        self._images += images
-        device = batch.pixels_bgr.device
-        return crop_windows(
-            batch.pixels_bgr,
-            torch.from_numpy(np.concatenate(positions)).to(device),
-            torch.from_numpy(np.concatenate(windows)).to(device),
-            self._resolution,
-        )
+        return torch.from_numpy(np.concatenate(positions)), torch.from_numpy(np.concatenate(windows))
 
-    def _flush(self) -> list[Regions]:
-        if self._crops:
-            waiting = torch.cat(self._crops)
-            filling = waiting[-1:].expand(self._batch_size - len(waiting), -1, -1, -1)
-            self._embeddings.append(self._encode(torch.cat([waiting, filling]))[: len(waiting)])
-        embeddings = torch.cat(self._embeddings) if self._embeddings else torch.empty(0, self._dim)
-        regions = []
-        start = 0
-        for image in self._images:
-            own = embeddings[start : start + image.windows]
-            start += image.windows
-            of_boxes = own[torch.from_numpy(image.window_of_box).to(own.device)]  # (n, scales, d)
-            mean = functional.normalize(of_boxes.mean(dim=1), dim=-1)
-            regions.append(Regions(image.image_id, image.boxes_xyxy, image.objectness, mean.half().cpu().numpy()))
-        self._crops, self._embeddings, self._images = [], [], []
-        return regions
+    def _unpack(self) -> PendingRegions:
+        """Gives each box the mean of its windows' embeddings, and starts their copy to the host."""
+        if not self._embeddings:
+            return PendingRegions(self._images, torch.empty(0, self._dim, dtype=torch.float16), None)
+        starts = np.cumsum([0, *(image.windows for image in self._images)])
+        window_of_box = np.concatenate(
+            [image.window_of_box + start for image, start in zip(self._images, starts[:-1], strict=True)]
+        )
+        of_boxes = torch.cat(self._embeddings)[
+            torch.from_numpy(window_of_box).to(self._device)
+        ]  # (sum of m, scales, d)
+        mean = functional.normalize(of_boxes.mean(dim=1), dim=-1).half()
+        if self._stream is None:
+            return PendingRegions(self._images, mean, None)
+        host = torch.empty(mean.shape, dtype=mean.dtype, pin_memory=True).copy_(mean, non_blocking=True)
+        return PendingRegions(self._images, host, self._stream.record_event())
+
+    @contextlib.contextmanager
+    def _own_stream(self, *inputs: Tensor) -> Iterator[None]:
+        """Runs what follows on the encoder's stream, after all that the current stream was given so far."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            yield
+        for tensor in inputs:  # or the allocator could give its memory to the other stream's next batch
+            tensor.record_stream(self._stream)
 
 
 def _on_host(proposals: Sequence[Proposals]) -> list[tuple[np.ndarray, np.ndarray]]:

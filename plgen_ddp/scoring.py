@@ -1,5 +1,6 @@
 """Stage 1 for one rank: images to region embeddings in the store. It knows no ranks, only which units are its own."""
 
+import functools
 import resource
 import sys
 import time
@@ -20,7 +21,7 @@ from plgen_ddp.images import Failure, image_batches, on_device, plan_units
 from plgen_ddp.labeling import can_exceed, file_sha256, pruning_of, store_of
 from plgen_ddp.precision import resolve_precision
 from plgen_ddp.proposals import ProposalModel, fetch_weights, read_detector_config
-from plgen_ddp.regions import RegionEncoder, Regions
+from plgen_ddp.regions import PendingRegions, RegionEncoder
 from plgen_ddp.store import PartWriter, StoredImage
 from plgen_ddp.timing import add_seconds
 
@@ -93,6 +94,7 @@ def prepare_device(run: RunConfig, local_rank: int) -> torch.device:
     if local_rank >= gpus:
         raise UserError(f"more ranks than GPUs on this node: {gpus}; start torchrun with --nproc_per_node={gpus}")
     torch.cuda.set_device(local_rank)
+    torch.backends.cudnn.allow_tf32 = False  # "fp32" is what it says; who wants it faster takes fp16
     return torch.device("cuda", local_rank)
 
 
@@ -156,6 +158,7 @@ def score_units(
     pruning = pruning_of(config)
     encoder = RegionEncoder(
         models.clip.encode_images,
+        device=device,
         resolution=models.clip.resolution,
         dim=models.clip.dim,
         batch_size=clip_batch_size(config.clip, device),
@@ -165,23 +168,21 @@ def score_units(
     )
     loader = image_batches(index, units, config.run.images_per_batch, config.run.workers, pin=device.type == "cuda")
     start = time.perf_counter()
-    images = boxes = 0
+    images = 0
     failures: list[Failure] = []
     with PartWriter(store_of(config)) as writer:
         for batch in on_device(loader, device):
             encoder.add(batch, models.detector(batch))
             failures += batch.failures
             if batch.last:
-                regions = encoder.flush()
-                writer.write(_rows(regions, failures))
-                boxes += sum(len(found.objectness) for found in regions)
+                writer.write(functools.partial(_rows, encoder.flush(), tuple(failures)))
                 failures = []
             images += len(batch) + len(batch.failures)
             advance(len(batch) + len(batch.failures))
     add_seconds("write", writer.seconds)
     return Summary(
         images=images,
-        boxes=boxes,
+        boxes=writer.boxes,
         seconds=time.perf_counter() - start,
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         peak_gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
@@ -202,7 +203,9 @@ def check_coverage(config: Config, dataset: Dataset) -> None:
     store.sweep()
 
 
-def _rows(regions: Sequence[Regions], failures: Sequence[Failure]) -> list[StoredImage]:
-    rows = [StoredImage(found.image_id, found.boxes_xyxy, found.objectness, found.embeddings) for found in regions]
+def _rows(regions: PendingRegions, failures: Sequence[Failure]) -> list[StoredImage]:
+    rows = [
+        StoredImage(found.image_id, found.boxes_xyxy, found.objectness, found.embeddings) for found in regions.wait()
+    ]
     rows += [StoredImage.failed(failure.image_id, failure.stage, failure.reason) for failure in failures]
     return sorted(rows, key=lambda row: row.image_id)

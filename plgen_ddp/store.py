@@ -19,7 +19,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,18 +217,20 @@ class PartWriter:
     The queue is bounded: a disk that cannot follow slows the rank down and does not fill its memory. Leave it as a
     context manager: it waits for what is queued, and raises here what went wrong there.
 
-    seconds: what writing took so far.
+    seconds, boxes: what writing took, and the boxes written, so far.
     """
 
     def __init__(self, store: RegionStore, depth: int = 2) -> None:
         self.seconds = 0.0
+        self.boxes = 0
         self._store = store
-        self._queue: queue.Queue[list[StoredImage] | None] = queue.Queue(depth)
+        self._queue: queue.Queue[Callable[[], list[StoredImage]] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="part-writer", daemon=True)
         self._thread.start()
 
-    def write(self, images: list[StoredImage]) -> None:
+    def write(self, images: Callable[[], list[StoredImage]]) -> None:
+        """Queues one part; `images` is called in the writer's thread, which may wait there for a GPU."""
         if self._error is not None:
             raise self._error
         self._queue.put(images)
@@ -245,10 +247,12 @@ class PartWriter:
     def _work(self) -> None:
         while (images := self._queue.get()) is not None:
             if self._error is None:
-                start = time.perf_counter()
                 try:
-                    self._store.write_part(images)
+                    rows = images()
+                    start = time.perf_counter()
+                    self._store.write_part(rows)
                     self.seconds += time.perf_counter() - start
+                    self.boxes += sum(len(row.objectness) for row in rows)
                 except BaseException as error:  # handed to the rank, which raises it
                     self._error = error
 

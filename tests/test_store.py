@@ -123,14 +123,14 @@ def test_no_store_a_foreign_format_and_parts_without_a_manifest_are_refused(tmp_
 def test_the_writer_thread_writes_all_and_raises_what_went_wrong(store):
     with PartWriter(store) as writer:
         for number in range(6):
-            writer.write([image(number, 2)])
+            writer.write(lambda number=number: [image(number, 2)])
     assert len(store.part_paths()) == 6
     parts = store.folder / "parts"
     moved = parts.rename(store.folder / "moved")
     parts.write_text("a file where the folder was")
     with pytest.raises(UserError, match="cannot write"), PartWriter(store) as writer:
         for number in range(20):
-            writer.write([image(number, 2)])
+            writer.write(lambda number=number: [image(number, 2)])
     assert len(list(moved.iterdir())) == 6
 
 
