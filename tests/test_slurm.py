@@ -95,9 +95,8 @@ def test_a_job_near_its_time_limit_is_requeued_and_goes_on(cluster, submit, word
     job = cluster.wait(job_id, SECONDS)
     log = (tmp_path / "log").read_text()
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), log
-    assert (
-        "warning: 1 CPUs for 2 ranks" in log and "time limit near: requeued" in log and f"{GPUS_PER_NODE} ranks" in log
-    )
+    assert f"warning: 1 CPUs for {GPUS_PER_NODE} ranks" in log
+    assert "time limit near: requeued" in log and f"{GPUS_PER_NODE} ranks" in log
     assert f"scored {IMAGES - len(stamps)} images" in log
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}, "what was there is not written again"
     assert (output / "labels.json").read_bytes() == labels
