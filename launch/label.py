@@ -1,6 +1,7 @@
 """Pseudo labels from a region store: no GPU, no detector, no images.
 
-    python launch/label.py --config configs/coco_vlplm.yaml data.annotations=coco/annotations/instances_train2017.json \\
+    python launch/label.py --config configs/coco_vlplm.yaml data.annotations=coco/annotations/instances_train2017.json
+    \\
         run.output=out/coco label.score_threshold=0.7 label.output=out/coco/labels_0.7.json
 
 CLIP is loaded only for names that the store has not seen under these templates.

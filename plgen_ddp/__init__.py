@@ -1,3 +1,3 @@
-"""plgen_ddp: pseudo labels for open-vocabulary detection, from COCO images to COCO annotations, as one distributed job."""
+"""Pseudo labels for open-vocabulary detection as one distributed job: COCO images in, COCO annotations out."""
 
 __version__ = "0.1.0"

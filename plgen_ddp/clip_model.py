@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.precision import DTYPES
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -22,8 +23,6 @@ with warnings.catch_warnings():
 # OpenAI's preprocessing, on RGB in [0, 1].
 _MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
 _STD_RGB = (0.26862954, 0.26130258, 0.27577711)
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fetch_clip(model: str) -> Path:
@@ -46,15 +45,6 @@ def fetch_clip(model: str) -> Path:
     return Path(model)
 
 
-def clip_precision(precision: str, device: torch.device) -> str:
-    """What `auto` means for CLIP on `device`: fp16 on CUDA, as published; bf16 on CPUs that compute in it; else fp32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "fp16"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
-
-
 class ClipModel:
     """A CLIP model on one device in one precision.
 
@@ -72,7 +62,7 @@ class ClipModel:
         """
         self._device = device
         self.precision = precision
-        dtype = _DTYPES[precision]
+        dtype = DTYPES[precision]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

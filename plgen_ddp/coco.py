@@ -1,7 +1,7 @@
 """COCO-format JSON: reading images, categories and annotations, finding the image files, writing the labelled file.
 
-A file is held as raw JSON text per entry and decoded only as far as a question needs (msgspec), so keys that nothing here
-knows, polygons among them, pass through byte for byte and train2017's 320 MB cost a second and about 1 GB.
+A file is held as raw JSON text per entry and decoded only as far as a question needs (msgspec), so keys that nothing
+here knows, polygons among them, pass through byte for byte and train2017's 320 MB cost a second and about 1 GB.
 """
 
 import contextlib
@@ -147,8 +147,8 @@ class CocoFile:
     ) -> int:
         """Writes this file with the pseudo labels in the place of every annotation whose category is not base.
 
-        Base annotations, images, categories and other top-level keys keep their bytes. Pseudo labels get negative ids under
-        every id of the file. The file appears under its name only when it is complete.
+        Base annotations, images, categories and other top-level keys keep their bytes. Pseudo labels get negative ids
+        under every id of the file. The file appears under its name only when it is complete.
 
         Args:
             base_ids: ids of the categories whose annotations stay.
@@ -169,7 +169,7 @@ class CocoFile:
         lowest = min((key.id for key in keys if isinstance(key.id, int)), default=0)
         labels = columns.rows(first_id=min(lowest, 0) - 1)
 
-        parts = dict(self._top)
+        parts: dict[str, bytes | msgspec.Raw] = dict(self._top)
         parts["info"] = _encode(self._info() | {"plgen_ddp": provenance})
         if wanted is not None:
             images = zip(self._decode("images", list[Image]), self._decode("images", list[msgspec.Raw]), strict=True)

@@ -1,7 +1,7 @@
 """Every option of the job: declared once, documented under its field, checked when built.
 
-A run's configuration is a YAML file plus `section.key=value` words from the command line. OmegaConf's structured configs
-check keys and types; the classes below are frozen, so nothing changes them later.
+A run's configuration is a YAML file plus `section.key=value` words from the command line. OmegaConf's structured
+configs check keys and types; the classes below are frozen, so nothing changes them later.
 """
 
 import argparse
@@ -46,13 +46,13 @@ class DataConfig:
 @dataclass(frozen=True)
 class DetectorConfig:
     config: str | None = None
-    """detectron2 YAML of a two-stage detector with one class. Looked up from the current folder, then beside the config."""
+    """detectron2 YAML of a two-stage detector with one class; from the current folder, or beside the config file."""
 
     weights: str | None = None
     """The detector's checkpoint: a .pth file, or a URL that detectron2 can read."""
 
     precision: str = "auto"
-    """Arithmetic of the detector's large products: fp32, bf16, fp16. auto: see `plgen_ddp.proposals`."""
+    """Arithmetic of the detector's large products: fp32, bf16, fp16. auto: fp16 on CUDA, bf16 on CPUs that have it."""
 
     rpn_nms_iou: float = 0.3
     """IoU of the RPN's non-maximum suppression; takes the place of the detectron2 config's."""
@@ -117,7 +117,8 @@ class RunConfig:
     """Processes a rank that decode images; 0 decodes in the rank itself."""
 
     threads: int = 1
-    """CPU threads of a rank. oneDNN's convolutions sum in another order on another number of threads, so one thread is what
+    """CPU threads of a rank. oneDNN's convolutions sum in another order on another number of threads, so one thread is
+    what
     makes results equal on any number of ranks; a CPU is better filled with ranks, one a core."""
 
     max_failures: int = 0
@@ -138,7 +139,7 @@ class RunConfig:
 @dataclass(frozen=True)
 class LabelConfig:
     annotations: str | None = None
-    """COCO-format JSON to label; null: `data.annotations`. Its images must be in the store, its categories hold the names."""
+    """COCO-format JSON to label; null: `data.annotations`. The store must hold its images, its categories the names."""
 
     vocabulary: Any = None
     """The novel names: a YAML file (`novel`, and optionally `base`, `distractors`, `aliases`), or a list of names.
@@ -215,13 +216,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in YAML file `path`, changed by `section.key=value` words.
 
     Raises:
-        UserError: no such file, not YAML, an unknown key (with the nearest known one), a value of the wrong type or range.
+        UserError: no such file, not YAML, an unknown key (with the nearest known one), a value of the wrong type or
+        range.
     """
     return load_structured(Config, path, overrides)
 
 
 def load_structured(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """`load_config` for any dataclass of sections; one that has a field `folder` gets the config file's folder in it."""
+    """`load_config` for any dataclass of sections; a field `folder` of it gets the config file's folder."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no config file at {path}")
@@ -239,18 +241,12 @@ def load_structured(schema: type[T], path: str | Path, overrides: Sequence[str] 
         merged = OmegaConf.merge(merged, given)
         for word in overrides:
             merged = OmegaConf.merge(merged, _parse_override(word, schema))
-        if "folder" in {item.name for item in fields(schema)}:  # type: ignore[arg-type]
+        if "folder" in merged:
             merged.folder = str(path.parent)
-        result = OmegaConf.to_object(merged)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise UserError(f"{key}{_one_line(error)}") from None
-    return result  # type: ignore[return-value]
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain nested dictionaries and lists."""
-    return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
 
 
 def _parse_override(word: str, schema: type) -> DictConfig:
@@ -266,16 +262,17 @@ def _parse_override(word: str, schema: type) -> DictConfig:
 
 def _check_keys(given: DictConfig, schema: type, source: str) -> None:
     sections = {item.name: item.type for item in fields(schema) if is_dataclass(item.type)}
-    known = [f"{name}.{item.name}" for name, section in sections.items() for item in fields(section)]  # type: ignore[arg-type]
-    for name in map(str, given):
+    known = [f"{name}.{item.name}" for name, section in sections.items() for item in fields(section)]
+    for name in [str(section) for section in given]:
         if name not in sections:
             raise UserError(f"unknown section {name!r} in {source}{suggestion(name, sections)}")
         node = given._get_node(name)
         if not isinstance(node, DictConfig):
-            if node is None or node._value() is None:  # an empty section: everything as it is
-                raise UserError(f"section {name!r} in {source} is empty; remove it or give it keys")
+            if given[name] is None and source != "the command line":  # all its keys commented out
+                del given[name]
+                continue
             raise UserError(f"{name!r} in {source} is a section; write {name}.key=value")
-        for key in node:
+        for key in map(str, node):
             if f"{name}.{key}" not in known:
                 raise UserError(f"unknown key {name}.{key} in {source}{suggestion(f'{name}.{key}', known)}")
 

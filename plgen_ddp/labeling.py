@@ -157,7 +157,7 @@ class Labeling:
         )
         path = Path(config.label.output) if config.label.output else Path(config.run.output or "") / "labels.json"
         everything = len(self._image_ids) == len(self._coco.images())
-        summary = LabelSummary(
+        return LabelSummary(
             path=path,
             images=len(self._image_ids),
             failed_images=failed,
@@ -171,7 +171,6 @@ class Labeling:
                 image_ids=None if everything else self._image_ids,
             ),
         )
-        return summary
 
     def _images_to_label(self) -> list[int]:
         """The JSON's images; with `data.limit`, those of them that stage 1 was limited to."""

@@ -15,8 +15,8 @@ _LINE_EVERY = 15.0
 class Progress:
     """Counts images over all ranks, and shows them on one rank.
 
-    Only the counter is shared, and nobody waits for it: a thread of the showing rank reads it now and then, also while that
-    rank is done and others are not.
+    Only the counter is shared, and nobody waits for it: a thread of the showing rank reads it now and then, also while
+    that rank is done and others are not.
     """
 
     def __init__(self, count: Callable[[int], int], total: int, *, shown: bool) -> None:

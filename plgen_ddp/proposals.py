@@ -1,17 +1,19 @@
-"""From images to class-agnostic box proposals: RPN proposals, refined by the RoI box head.
+"""From images to class-agnostic box proposals: those of the RPN, refined by the RoI box head.
 
-This module and `plgen_ddp.proposal_training` are the only importers of detectron2.
+With `plgen_ddp.proposal_training` the only importer of detectron2.
 
-The recipe is VL-PLM's: proposals in RPN order, each refined by several passes of the box head, objectness stays the RPN's.
-Every box is refined on its own, so only the boxes that are kept go through the passes; that changes no bit of them.
+The recipe is VL-PLM's: proposals in RPN order, each refined by several passes of the box head, objectness stays the
+RPN's. Every box is refined on its own, so only the boxes that are kept go through the passes; that changes no bit of
+them.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +26,7 @@ from yaml import YAMLError
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import ImageBatch
+from plgen_ddp.precision import DTYPES, resolve_precision
 from plgen_ddp.resample import resize_images
 
 with warnings.catch_warnings():
@@ -32,8 +35,6 @@ with warnings.catch_warnings():
     from detectron2.config import CfgNode, get_cfg
     from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.modeling import build_model
-    from detectron2.modeling.meta_arch import GeneralizedRCNN
-    from detectron2.modeling.proposal_generator import RPN
     from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
     from detectron2.structures import Boxes, ImageList
     from detectron2.utils.file_io import PathManager
@@ -144,16 +145,19 @@ class ProposalModel:
         self._cfg = cfg
         self._options = options
         self.device = device
-        self.precision = detector_precision(options.precision, device)
+        self.precision = resolve_precision(options.precision, device)
         with quiet_detectron2():
-            self.model = build_model(cfg).eval()
+            self.model: Any = build_model(cfg).eval()
             if isinstance(weights, Path):
                 _load_weights(self.model, weights)
             else:
                 self.model.load_state_dict(weights)
         self.model.requires_grad_(False)
-        if not isinstance(self.model, GeneralizedRCNN) or not isinstance(self.model.proposal_generator, RPN):
-            raise UserError("detector.config: not a GeneralizedRCNN with an RPN")
+        if not isinstance(self.model.roi_heads, (StandardROIHeads, Res5ROIHeads)):  # a cascade is a StandardROIHeads
+            raise UserError(
+                f"detector.config: {cfg.MODEL.ROI_HEADS.NAME} is not supported; "
+                "use StandardROIHeads, CascadeROIHeads or Res5ROIHeads"
+            )
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) to which an image is resized before padding: detectron2's ResizeShortestEdge."""
@@ -173,8 +177,8 @@ class ProposalModel:
     def __call__(self, batch: ImageBatch) -> list[Proposals]:
         """Proposals for a batch whose pixels are on the model's device.
 
-        A CPU gains nothing from a batch, and oneDNN's convolutions sum differently for each batch size: there, images go
-        through one by one, so that proposals do not depend on what they are batched with, in any bit.
+        A CPU gains nothing from a batch, and oneDNN's convolutions sum differently for each batch size: there, images
+        go through one by one, so that proposals do not depend on what they are batched with, in any bit.
         """
         if self.device.type == "cpu":
             return [proposals for single in batch.singles() for proposals in self._propose(single)]
@@ -216,12 +220,12 @@ class ProposalModel:
         No clipping between the passes, as in the recipe.
         """
         counts = [len(found) for found in boxes]
-        stages = _box_stages(self.model.roi_heads, features)
+        passes = _box_passes(self.model.roi_heads, features)
         current = torch.cat(list(boxes))
         for _ in range(self._options.refine_steps if len(current) else 0):
-            for stage in stages:
+            for deltas_of, transform in passes:
                 with self._autocast():
-                    deltas, transform = stage([Boxes(found) for found in current.split(counts)])
+                    deltas = deltas_of([Boxes(found) for found in current.split(counts)])
                 moved = transform.apply_deltas(deltas.float(), current)
                 current = moved.view(len(current), -1, 4).mean(dim=1)
         return list(current.split(counts))
@@ -234,51 +238,29 @@ class ProposalModel:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
             return contextlib.nullcontext()
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        return torch.autocast(self.device.type, dtype)
+        return torch.autocast(self.device.type, DTYPES[self.precision])
 
 
-def detector_precision(precision: str, device: torch.device) -> str:
-    """What `auto` means for the detector on `device`: fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "fp16"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
-
-
-def _box_stages(roi_heads: nn.Module, features: dict[str, Tensor]) -> list[Any]:
-    """The box head's passes over one set of boxes: one, or one a stage of a cascade. Each maps boxes to (deltas, transform)."""
-    if isinstance(roi_heads, CascadeROIHeads):
-        maps = [features[name] for name in roi_heads.box_in_features]
-        return [
-            lambda boxes, head=head, predictor=predictor: (
-                predictor(head(roi_heads.box_pooler(maps, boxes)))[1],
-                predictor.box2box_transform,
-            )
-            for head, predictor in zip(roi_heads.box_head, roi_heads.box_predictor, strict=True)
-        ]
-    predictor = roi_heads.box_predictor
+def _box_passes(roi_heads: Any, features: dict[str, Tensor]) -> list[tuple[Callable[[list[Boxes]], Tensor], Any]]:
+    """What one refinement applies in turn: (boxes to deltas, the transform that moves boxes by them). A cascade has
+    several."""
     if isinstance(roi_heads, Res5ROIHeads):
         maps = [features[name] for name in roi_heads.in_features]
-        return [
-            lambda boxes: (
-                predictor(roi_heads._shared_roi_transform(maps, boxes).mean(dim=[2, 3]))[1],
-                predictor.box2box_transform,
-            )
-        ]
-    if isinstance(roi_heads, StandardROIHeads):
-        maps = [features[name] for name in roi_heads.box_in_features]
-        return [
-            lambda boxes: (
-                predictor(roi_heads.box_head(roi_heads.box_pooler(maps, boxes)))[1],
-                predictor.box2box_transform,
-            )
-        ]
-    raise UserError(
-        f"detector.config: {type(roi_heads).__name__} is not supported; "
-        "use StandardROIHeads, Res5ROIHeads or CascadeROIHeads"
-    )
+        shared = roi_heads._shared_roi_transform
+        predictor = roi_heads.box_predictor
+        return [(lambda boxes: predictor(shared(maps, boxes).mean(dim=[2, 3]))[1], predictor.box2box_transform)]
+    maps = [features[name] for name in roi_heads.box_in_features]
+    cascade = isinstance(roi_heads, CascadeROIHeads)
+    heads = roi_heads.box_head if cascade else [roi_heads.box_head]
+    predictors = roi_heads.box_predictor if cascade else [roi_heads.box_predictor]
+
+    def deltas_of(head: nn.Module, predictor: nn.Module, boxes: list[Boxes]) -> Tensor:
+        return predictor(head(roi_heads.box_pooler(maps, boxes)))[1]
+
+    return [
+        (functools.partial(deltas_of, head, predictor), predictor.box2box_transform)
+        for head, predictor in zip(heads, predictors, strict=True)
+    ]
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -295,7 +277,7 @@ def _load_weights(model: nn.Module, weights: Path) -> None:
     missing = [name for name in needed if name not in given]
     if missing:
         raise UserError(
-            f"detector.weights: {weights} lacks {len(missing)} of the {len(needed)} tensors that detector.config needs, "
+            f"detector.weights: {weights} lacks {len(missing)} of the {len(needed)} tensors of detector.config, "
             f"the first is {missing[0]}"
         )
     wrong = [name for name in needed if given[name].shape != own[name].shape]
@@ -313,8 +295,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {_one_line(error)}") from None
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-    tensors = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
-    if not tensors or not any(name.startswith("proposal_generator.") for name in state):
+    if not isinstance(state, dict) or not any(str(name).startswith("proposal_generator.") for name in state):
         raise UserError(f"detector.weights: {path} holds no detectron2 detector: no proposal_generator.* tensors in it")
     return state
 

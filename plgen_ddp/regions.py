@@ -63,8 +63,8 @@ def windows_of(boxes_xyxy: np.ndarray, scale: float, height: int, width: int) ->
 class RegionEncoder:
     """Packs the crops of many images into CLIP batches of one fixed size and unpacks the embeddings to boxes again.
 
-    Add the batches of a unit, then `flush`: the last CLIP batch is filled up with copies of its last crop, never smaller,
-    so that one compiled or captured shape serves all.
+    Add the batches of a unit, then `flush`: the last CLIP batch is filled up with copies of its last crop, never
+    smaller, so that one compiled or captured shape serves all.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class RegionEncoder:
     ) -> None:
         """
         Args:
-            encode: crops uint8 (batch_size, 3, resolution, resolution), BGR, to unit-length embeddings float32 (batch_size, d).
+            encode: crops uint8 (batch_size, 3, resolution, resolution), BGR, to unit-length embeddings float32
+            (batch_size, d).
             scales: each box is cropped at these scales.
             min_size: boxes under this width or height in pixels are dropped.
         """

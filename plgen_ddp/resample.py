@@ -13,7 +13,8 @@ CLIP and detectron2 were trained behind Pillow's resize, so that is the resize t
 So a resize is two matrix products with a rounding after each, and the outputs that a centre crop throws away are rows
 of the two matrices that are never built: a 5 x 600 window, 26,880 px long once resized, costs what a 5 x 15 one does.
 
-Two paths follow. On a CPU, PyTorch's own uint8 kernels take one window at a time, and Pillow itself makes the detector's
+Two paths follow. On a CPU, PyTorch's own uint8 kernels take one window at a time, and Pillow itself makes the
+detector's
 input: one level of difference in a thousand pixels reorders proposals of nearly equal objectness, and beside a detector
 on a CPU its time is nothing. Elsewhere, windows of similar size share two batched products: in float16 on CUDA, which
 holds every grey level exactly and a weight to 1 part in 2048; the detector's input, one image in two hundred of these

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from plgen_ddp import __version__
-from plgen_ddp.clip_model import ClipModel, clip_precision, fetch_clip
+from plgen_ddp.clip_model import ClipModel, fetch_clip
 from plgen_ddp.coco import CocoFile, ImageIndex, dataset_digest, index_images
 from plgen_ddp.config import Config, RunConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import Failure, image_batches, on_device, plan_units
 from plgen_ddp.labeling import file_sha256, store_of
+from plgen_ddp.precision import resolve_precision
 from plgen_ddp.proposals import ProposalModel, fetch_weights, read_detector_config
 from plgen_ddp.regions import RegionEncoder, Regions
 from plgen_ddp.store import PartWriter, StoredImage
@@ -98,7 +99,7 @@ def load_models(config: Config, weights: Weights, device: torch.device) -> Model
     """Both models on the rank's device, in the configured precision."""
     cfg = read_detector_config(config.find(config.detector.config or "", "detector.config"), config.detector)
     detector = ProposalModel(cfg, weights.detector, config.detector, device)
-    return Models(detector, ClipModel(weights.clip, device, clip_precision(config.clip.precision, device)))
+    return Models(detector, ClipModel(weights.clip, device, resolve_precision(config.clip.precision, device)))
 
 
 def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """Detectors and CLIP models with seeded random weights, in the files a user has: for tests, benchmarks, smoke runs.
 
     python -m plgen_ddp.seeded_models OUT_DIR                            # tiny models: seconds, about 9 MB
-    python -m plgen_ddp.seeded_models OUT_DIR --full --image photo.jpg   # R50-FPN and ViT-B/32: a minute, about 500 MB
+    python -m plgen_ddp.seeded_models OUT_DIR --full --image photo.jpg   # R50-FPN and ViT-B/32: minutes, about 480 MB
 
 writes detector.yaml and detector.pth (detectron2: a class-agnostic Mask R-CNN) and clip.pt (a state dict for
 `clip.load`). The weights have learned nothing, so the labels they give mean nothing. Their scale is that of trained
@@ -90,6 +90,7 @@ INPUT:
 """
 
 CALIBRATION_SCENES = 4
+CALIBRATION_SIZE = 320  # shortest edge; statistics need no more, and float64 at 800 takes minutes
 RESIDUAL_GAIN = 0.3
 # Objectness of the tenth and of the hundredth proposal on the calibration images: the recipe keeps a hundred.
 TENTH_OBJECTNESS = 0.95
@@ -101,9 +102,9 @@ REFINEMENT_DELTA_STD = (0.03, 0.03, 0.05, 0.05)
 
 # Share of an embedding's squared length that differs between inputs; the rest is one coordinate, constant and each
 # tower's own, as trained towers keep apart. At temperature 0.01 these shares make some softmax maxima over a dozen
-# names exceed 0.8 and leave others below 0.3.
+# names exceed 0.8 and leave others below 0.3. In more dimensions random cosines are smaller, so more must differ.
 TEXT_COORDINATE, IMAGE_COORDINATE = 0, 1
-IMAGE_SHARE = 0.30
+TINY_IMAGE_SHARE, FULL_IMAGE_SHARE = 0.30, 0.70
 TEXT_SHARE = 0.15
 # clip.py's normalisation of RGB in [0, 1].
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -198,6 +199,7 @@ def write_tiny_clip(folder: Path, seed: int = 0, kind: Literal["ViT", "RN"] = "V
     return _write_clip(
         folder,
         seed,
+        image_share=TINY_IMAGE_SHARE,
         embed_dim=32,
         image_resolution=64,
         vision_layers=vision_layers,
@@ -214,6 +216,7 @@ def write_full_clip(folder: Path, seed: int = 0) -> Path:
     return _write_clip(
         folder,
         seed,
+        image_share=FULL_IMAGE_SHARE,
         embed_dim=512,
         image_resolution=224,
         vision_layers=12,
@@ -257,7 +260,7 @@ def _calibrate_detector(model: Any, cfg: Any, images_bgr: Sequence[np.ndarray]) 
 
     # float64, so that the order of a sum (threads, instruction set) does not reach the float32 that is written.
     model.double()
-    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    resize = ResizeShortestEdge(min(cfg.INPUT.MIN_SIZE_TEST, CALIBRATION_SIZE), cfg.INPUT.MAX_SIZE_TEST)
     inputs = []
     for image_bgr in images_bgr:
         resized = resize.get_transform(image_bgr).apply_image(image_bgr)
@@ -352,7 +355,7 @@ def _on_first_call(layer: nn.Module, action: Callable[[Any, Tensor], None]) -> N
 # -------------------------------------------------------------------------------------------------------------- CLIP
 
 
-def _write_clip(folder: Path, seed: int, *, image_resolution: int, **sizes: Any) -> Path:
+def _write_clip(folder: Path, seed: int, *, image_resolution: int, image_share: float, **sizes: Any) -> Path:
     from clip.model import CLIP, convert_weights
 
     with _seeded(seed):
@@ -362,7 +365,7 @@ def _write_clip(folder: Path, seed: int, *, image_resolution: int, **sizes: Any)
     model.token_embedding.half()
     model.float()
     with _one_thread():
-        _calibrate_clip(model, image_resolution, seed)
+        _calibrate_clip(model, image_resolution, image_share, seed)
     convert_weights(model)
     model.token_embedding.half()
     state: dict[str, Tensor] = model.state_dict()
@@ -377,11 +380,11 @@ def _write_clip(folder: Path, seed: int, *, image_resolution: int, **sizes: Any)
 
 
 @torch.no_grad()
-def _calibrate_clip(model: Any, resolution: int, seed: int) -> None:
+def _calibrate_clip(model: Any, resolution: int, image_share: float, seed: int) -> None:
     """Centre and whiten each tower's embeddings and give each a constant coordinate, so that cosines vary as wanted.
 
     A random tower gives nearly the same embedding for everything. What differs between inputs is kept; what is common
-    is replaced by the constant coordinate, in the shares IMAGE_SHARE and TEXT_SHARE.
+    is replaced by the constant coordinate, in the shares `image_share` and TEXT_SHARE.
     """
     visual = model.visual
     crops = _calibration_crops(resolution, seed)
@@ -401,9 +404,9 @@ def _calibrate_clip(model: Any, resolution: int, seed: int) -> None:
         head.weight.copy_((_whitening(image_embeddings()) @ head.weight).half())
         embeddings = image_embeddings()
         head.bias.copy_(-embeddings.mean(0))
-        head.bias[IMAGE_COORDINATE] = _common_length(embeddings, IMAGE_SHARE)
+        head.bias[IMAGE_COORDINATE] = _common_length(embeddings, image_share)
     else:
-        _calibrate_projection(visual.ln_post, visual.proj, image_embeddings, IMAGE_COORDINATE, IMAGE_SHARE)
+        _calibrate_projection(visual.ln_post, visual.proj, image_embeddings, IMAGE_COORDINATE, image_share)
 
     texts = [template.format(word) for word in CALIBRATION_WORDS for template in CALIBRATION_TEMPLATES]
 

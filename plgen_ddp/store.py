@@ -1,13 +1,15 @@
-"""The region store: what stage 1 leaves on disk, one Parquet part a unit of work, and a manifest that says what made it.
+"""The region store: what stage 1 leaves on disk, one Parquet part a unit of work, and a manifest that says what made
+it.
 
-A part is written to a temporary name, flushed and renamed, so a part that exists is complete. Every image of a unit is a
-row of its part: with boxes, without any, or failed with a reason. No torch in here: a laptop reads it.
+A part is written to a temporary name, flushed and renamed, so a part that exists is complete. Every image of a unit is
+a row of its part: with boxes, without any, or failed with a reason. No torch in here: a laptop reads it.
 
     <folder>/manifest.json
     <folder>/parts/<first image id>-<images>-<digest of the image ids>.parquet
 
 Columns of a part, a row an image: image_id int64; stage, reason string, null unless the image failed; boxes_xyxy
-list<float32>, four a box, original pixels; objectness list<float32>; embeddings binary, little-endian float16, `dim` a box.
+list<float32>, four a box, original pixels; objectness list<float32>; embeddings binary, little-endian float16, `dim` a
+box.
 """
 
 import hashlib
@@ -78,7 +80,8 @@ class RegionStore:
         Args:
             identity: what decides the content: dataset, weights, settings. Nested mappings of plain values.
             dim: length of an embedding.
-            versions: of the libraries; recorded, and a change of them only told, since it costs last digits and not labels.
+            versions: of the libraries; recorded, and a change of them only told, since it costs last digits and not
+            labels.
 
         Raises:
             UserError: an existing store has another identity; the message lists each difference.
@@ -209,7 +212,8 @@ class RegionStore:
 class PartWriter:
     """Writes parts in a thread of its own, so that the disk never holds up the accelerator.
 
-    The queue is bounded: a disk that cannot follow slows the rank down and does not fill its memory. Leave it as a context
+    The queue is bounded: a disk that cannot follow slows the rank down and does not fill its memory. Leave it as a
+    context
     manager: it waits for what is queued, and raises here what went wrong there.
     """
 

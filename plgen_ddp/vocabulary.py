@@ -1,4 +1,5 @@
-"""Class names: the novel ones to score against, the base ones whose annotations stay, their prompts and text embeddings.
+"""Class names: the novel ones to score against, the base ones whose annotations stay, their prompts and text
+embeddings.
 
 Text embeddings are kept with the region store, per set of templates: a name that was embedded once needs no CLIP again.
 """
@@ -26,7 +27,8 @@ from plgen_ddp.errors import UserError, suggestion
 class Vocabulary:
     """The names of one labelling.
 
-    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: every one that is not novel.
+    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: every one that is not
+    novel.
     distractors: words that take part in the softmax and never become a label; they need no category.
     aliases: words that stand in prompts in a name's place, several of them averaged.
     """
@@ -157,7 +159,8 @@ class TextEmbeddings:
     def embed(
         self, words: Sequence[tuple[str, ...]], load_encoder: Callable[[], Callable[[Sequence[str]], Any]]
     ) -> np.ndarray:
-        """Embeddings float32 (len(words), dim), unit length: the mean over prompts of unit-length embeddings, normalised.
+        """Embeddings float32 (len(words), dim), unit length: the mean over prompts of unit-length embeddings,
+        normalised.
 
         Args:
             words: for each name, the words that stand in its prompts.

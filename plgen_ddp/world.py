@@ -1,8 +1,8 @@
 """Who this process is among the ranks, and everything the ranks say to each other.
 
-The only importer of torch.distributed. The group is Gloo and carries small Python objects: a plan from rank 0, a summary
-from each rank. Everything large goes through files, except the gradients of a training: they go through NCCL on GPUs.
-With one process every call is a no-op of the same meaning, so there is one code path.
+The only importer of torch.distributed. The group is Gloo and carries small Python objects: a plan from rank 0, a
+summary from each rank. Everything large goes through files, except the gradients of a training: on GPUs NCCL carries
+them. With one process every call is a no-op of the same meaning, so there is one code path.
 """
 
 import os
@@ -28,8 +28,8 @@ _TIMEOUT = timedelta(hours=12)
 def share_of(rank: int, size: int, count: int) -> list[int]:
     """The positions out of range(count) that `rank` of `size` works on: an exact partition, nothing twice.
 
-    `DistributedSampler` without shuffling deals positions round-robin and then pads every rank to one length by repeating;
-    the first len(range(rank, count, size)) of a rank's positions are those before the padding.
+    `DistributedSampler` without shuffling deals positions round-robin and then pads every rank to one length by
+    repeating; the first len(range(rank, count, size)) of a rank's positions are those before the padding.
     """
     if count == 0:
         return []

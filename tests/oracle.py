@@ -55,7 +55,8 @@ def reference_proposals(
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features, None)
     boxes = proposals[0].proposal_boxes.tensor[:refine_first]
-    objectness = proposals[0].objectness_logits[:refine_first].sigmoid()
+    # Of all, then cut: torch's sigmoid may differ in the last bit between the body and the tail of a vector.
+    objectness = proposals[0].objectness_logits.sigmoid()[:refine_first]
 
     heads = model.roi_heads
     levels = [features[name] for name in heads.box_in_features]
@@ -97,7 +98,7 @@ def reference_region_embeddings(
         return torch.zeros(0, clip_model.text_projection.shape[1])
     height, width = image_bgr.shape[:2]
     image = Image.fromarray(np.ascontiguousarray(image_bgr[:, :, ::-1]))
-    total = 0
+    total = torch.zeros(len(boxes_xyxy), clip_model.text_projection.shape[1], device=device)
     for scale in scales:
         # Windows in Python's float64: a float32 box at scale 1.0 comes back exactly, so no edge rounds the other way.
         crops = [image.crop(crop_window(box, scale, height, width)) for box in boxes_xyxy.tolist()]

@@ -13,7 +13,14 @@ DATA = {
     "info": {"year": 2017, "nested": {"kept": [1, 2]}},
     "licenses": [{"id": 1}],
     "images": [
-        {"id": 9, "file_name": "b.jpg", "height": 40, "width": 60, "coco_url": "http://x/train2017/b.jpg", "extra": 1.50},
+        {
+            "id": 9,
+            "file_name": "b.jpg",
+            "height": 40,
+            "width": 60,
+            "coco_url": "http://x/train2017/b.jpg",
+            "extra": 1.50,
+        },
         {"id": 4, "file_name": "a.jpg", "height": 40, "width": 60, "coco_url": "http://x/train2017/a.jpg"},
     ],
     "categories": [
@@ -22,7 +29,14 @@ DATA = {
         {"id": 8, "name": "bus"},
     ],
     "annotations": [
-        {"id": 5, "image_id": 4, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 0, "segmentation": [[0.10, 1, 2, 3, 4, 5]]},
+        {
+            "id": 5,
+            "image_id": 4,
+            "category_id": 3,
+            "bbox": [0, 0, 9, 9],
+            "iscrowd": 0,
+            "segmentation": [[0.10, 1, 2, 3, 4, 5]],
+        },
         {"id": -20, "image_id": 9, "category_id": 7, "bbox": [0, 0, 9, 9], "iscrowd": 0, "area": 81, "odd": None},
         {"id": 6, "image_id": 9, "category_id": 3, "bbox": [1, 1, 5, 5], "iscrowd": 1, "segmentation": {"counts": "x"}},
         {"id": 7, "image_id": 9, "category_id": 8, "bbox": [1, 1, 5, 5], "iscrowd": 0, "area": 25},
@@ -113,7 +127,10 @@ def test_a_file_that_cannot_be_written_is_a_users_error_and_leaves_nothing(path,
         ('{"images": [], "categories": []}', "has no images"),
         ('{"images": [{"id": 1, "file_name": "a"}], "categories": []}', "height"),
         ('{"images": [{"id": "1", "file_name": "a", "height": 1, "width": 1}], "categories": []}', "images.*id"),
-        ('{"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}], "categories": []}', "image 1 has size 1 x 0"),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}], "categories": []}',
+            "image 1 has size 1 x 0",
+        ),
         (
             '{"images": [{"id": 1, "file_name": "a", "height": 1, "width": 1}, '
             '{"id": 1, "file_name": "b", "height": 1, "width": 1}], "categories": []}',
@@ -155,7 +172,9 @@ def test_files_are_found_in_every_usual_layout(tmp_path, path, layout, url):
         file.write_bytes(b"")
     index = index_images(images, str(root), path)
     assert index.image_ids.tolist() == [4, 9]
-    assert [index.path(position) for position in range(2)] == [root / layout.format(name) for name in ("a.jpg", "b.jpg")]
+    assert [index.path(position) for position in range(2)] == [
+        root / layout.format(name) for name in ("a.jpg", "b.jpg")
+    ]
 
 
 def test_a_file_name_with_a_folder_is_found(tmp_path, path):

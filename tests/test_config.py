@@ -83,9 +83,9 @@ def test_a_missing_value_and_a_missing_file_are_named(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("{}")
     config = load_config(path)
-    with pytest.raises(UserError, match="data.annotations is not set"):
+    with pytest.raises(UserError, match=r"data\.annotations is not set"):
         config.require("data.annotations")
-    with pytest.raises(UserError, match="detector.config: no file at nowhere.yaml or .*nowhere.yaml"):
+    with pytest.raises(UserError, match=r"detector\.config: no file at nowhere.yaml or .*nowhere.yaml"):
         config.find("nowhere.yaml", "detector.config")
     with pytest.raises(UserError, match="no config file at"):
         load_config(tmp_path / "b.yaml")

@@ -85,7 +85,8 @@ def test_an_embedded_thumbnail_does_not_hide_a_cut(photo):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"", "empty"), (b"<html>not found</html>", "not an image"), (b"\xff\xd8\xff", "not an image")]
+    ("data", "message"),
+    [(b"", "empty"), (b"<html>not found</html>", "not an image"), (b"\xff\xd8\xff", "not an image")],
 )
 def test_no_image_has_a_reason(data, message):
     with pytest.raises(DecodeError, match=message):

@@ -25,7 +25,9 @@ def unit(rows):
 def random_image(seed, count):
     """Clustered boxes, so that NMS has work, and embeddings near some of the names, so that thresholds do."""
     generator = np.random.default_rng(seed)
-    corners = generator.choice(generator.uniform(0, 400, (max(1, count // 4), 2)), count) + generator.normal(0, 6, (count, 2))
+    corners = generator.choice(generator.uniform(0, 400, (max(1, count // 4), 2)), count) + generator.normal(
+        0, 6, (count, 2)
+    )
     boxes = np.concatenate([corners, corners + generator.uniform(20, 120, (count, 2))], axis=1).astype(np.float32)
     texts = unit(generator.standard_normal((NAMES, DIM)) * 0.35 + generator.standard_normal(DIM))
     near = texts[generator.integers(0, NAMES, count)] + generator.normal(0, 0.05, (count, DIM))
@@ -74,7 +76,9 @@ def test_labels_are_the_recipes(preset, count):
         )
         ours = list(label_image(image, texts, CATEGORY_IDS, PRESETS[preset]).rows(first_id=-1))
         made += len(ours)
-        assert [(label.id, label.category_id) for label in ours] == [(row["id"], row["category_id"]) for row in expected]
+        assert [(label.id, label.category_id) for label in ours] == [
+            (row["id"], row["category_id"]) for row in expected
+        ]
         for label, row in zip(ours, expected, strict=True):
             np.testing.assert_allclose(label.bbox, row["bbox"], atol=1e-9)
             np.testing.assert_allclose(label.confidence, row["confidence"], atol=1e-5)
@@ -82,7 +86,9 @@ def test_labels_are_the_recipes(preset, count):
 
 
 def test_a_score_at_the_threshold_is_not_above_it():
-    image = StoredImage(1, np.array([[0, 0, 9, 9]], np.float32), np.array([0.5], np.float32), np.ones((1, 1), np.float16))
+    image = StoredImage(
+        1, np.array([[0, 0, 9, 9]], np.float32), np.array([0.5], np.float32), np.ones((1, 1), np.float16)
+    )
     for threshold, count in ((0.75, 0), (0.7499, 1)):
         options = LabelConfig(objectness_weight=0.5, score_threshold=threshold)
         assert len(label_image(image, np.ones((1, 1), np.float32), np.array([7]), options)) == count

@@ -86,7 +86,9 @@ def test_regions_are_the_recipes(scored):
 
 def test_images_that_keep_no_box_are_the_recipes(coco_mini, tiny_models, tmp_path, scored):
     reference = scored[2]
-    largest = sorted(np.asarray(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).min(axis=1).max() for found in reference.values())
+    largest = sorted(
+        np.asarray(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).min(axis=1).max() for found in reference.values()
+    )
     limit = float(np.ceil(largest[len(largest) // 3]))
     annotations = coco_mini / "annotations" / "instances_val2017.json"
     _, stored, expected, _ = compare(coco_mini, annotations, tiny_models, tmp_path, IMAGES, min_size=limit)
@@ -111,5 +113,6 @@ def test_labels_from_our_regions_are_the_recipes_from_its_own(scored, preset):
         made += len(theirs)
         rows = {(row["category_id"], *np.round(row["bbox"], 2)) for row in theirs}
         agreed += len(rows & {(row.category_id, *np.round(row.bbox, 2)) for row in ours})
-    # Storing embeddings in float16 moves a probability by up to 0.002: a box at the threshold can fall on the other side.
+    # Storing embeddings in float16 moves a probability by up to 0.002: a box at the threshold can fall on the other
+    # side.
     assert made > 50 and agreed >= 0.98 * made

@@ -92,7 +92,11 @@ def test_the_same_identity_opens_again_and_another_is_refused_with_each_differen
     with pytest.raises(UserError) as caught:
         store.open_for_scoring(other, DIM, {"torch": "2"})
     message = str(caught.value)
-    for part in ("dataset.digest: aaaaaaaaaaaa..., now bbbbbbbbbbbb...", "dataset.images: 3, now 4", "clip.crop_scales"):
+    for part in (
+        "dataset.digest: aaaaaaaaaaaa..., now bbbbbbbbbbbb...",
+        "dataset.images: 3, now 4",
+        "clip.crop_scales",
+    ):
         assert part in message
     assert "precision" not in message
 

@@ -1,0 +1,1 @@
+"""One short script a verb; installed as plgen_ddp.launch for the entry points."""

@@ -1,0 +1,172 @@
+"""A user's mistake is one line that says what to write, before any model is built, and exit status 2."""
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+import plgen_ddp.scoring
+
+
+def launcher(name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "launch" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def words(coco_mini, tiny_models, tmp_path):
+    return [
+        "--config",
+        str(REPOSITORY / "configs" / "coco_marvelovd.yaml"),
+        *tiny_models.overrides(),
+        f"data.annotations={coco_mini}/annotations/instances_val2017.json",
+        f"data.image_root={coco_mini}",
+        f"run.output={tmp_path}/out",
+        "run.workers=0",
+        "data.limit=2",
+    ]
+
+
+def refused(capsys, script, words):
+    """The line that a command prints when it stops with status 2."""
+    with pytest.raises(SystemExit) as stopped:
+        launcher(script).main(words)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("label.score_treshold=1", "did you mean 'label.score_threshold'"),
+        ("data.annotations=nowhere.json", "data.annotations: cannot read nowhere.json: No such file"),
+        ("data.annotations=null", "data.annotations is not set"),
+        ("data.image_root=nowhere", "data.image_root: no folder at nowhere"),
+        ("detector.config=nowhere.yaml", "detector.config: no file at nowhere.yaml"),
+        ("detector.weights=nowhere.pth", "detector.weights: no file at nowhere.pth"),
+        ("detector.weights=null", "detector.weights is not set"),
+        ("clip.model=ViT-B/23", "clip.model: 'ViT-B/23' is neither a file nor one of .*did you mean 'ViT-B/"),
+        ("run.device=cuda", "torch sees no GPU here"),
+        ("label.vocabulary=[cat, dogg]", "'dogg'; did you mean 'dog'"),
+        ("label.vocabulary=[cat, cat]", "given twice: cat"),
+        ("label.vocabulary=nowhere.yaml", "label.vocabulary: no file at nowhere.yaml"),
+        ("label.templates=['no place']", "label.templates: 'no place' must hold"),
+        ("label.annotations=nowhere.json", "label.annotations: cannot read nowhere.json"),
+    ],
+)
+def test_before_any_model_is_built(words, word, message, capsys, monkeypatch, tmp_path):
+    if word == "run.device=cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)  # building one would be another error
+    line = refused(capsys, "score", [*words, word])
+    import re
+
+    assert re.search(message, line), line
+    assert not (tmp_path / "out" / "labels.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a checkpoint of tensors"),
+        (b"not a checkpoint", "is not a checkpoint of tensors"),
+        ({"model": {"fc.weight": torch.zeros(2)}}, "no proposal_generator"),
+        ([1, 2], "no proposal_generator"),
+    ],
+)
+def test_a_wrong_checkpoint_is_seen_before_any_model_is_built(words, content, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)
+    path = tmp_path / "wrong.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    assert message in refused(capsys, "score", [*words, f"detector.weights={path}"])
+
+
+def test_a_pickle_is_refused_and_never_run(words, capsys, tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harmed"), "w"))
+
+    for name in ("weights.pkl", "weights.pth"):
+        torch.save({"model": Harm()}, tmp_path / name)
+        assert "detector.weights" in refused(capsys, "score", [*words, f"detector.weights={tmp_path / name}"])
+    torch.save({"state": Harm()}, tmp_path / "clip.pt")
+    assert "is not a CLIP checkpoint" in refused(capsys, "score", [*words, f"clip.model={tmp_path / 'clip.pt'}"])
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_a_checkpoint_of_another_shape_is_named(words, tiny_models, capsys, tmp_path):
+    state = torch.load(tiny_models.weights, weights_only=True)
+    name = "roi_heads.box_predictor.bbox_pred.weight"
+    state["model"][name] = torch.cat([state["model"][name]] * 20)
+    torch.save(state, tmp_path / "eighty.pth")
+    line = refused(capsys, "score", [*words, f"detector.weights={tmp_path / 'eighty.pth'}"])
+    assert f"{name} of" in line and "(80, " in line and "(4, " in line
+    del state["model"][name]
+    torch.save(state, tmp_path / "lacking.pth")
+    assert "lacks 1 of" in refused(capsys, "score", [*words, f"detector.weights={tmp_path / 'lacking.pth'}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("NUM_CLASSES: 1", "NUM_CLASSES: 80"), "ROI_HEADS.NUM_CLASSES of .* is 80"),
+        (
+            ("META_ARCHITECTURE: GeneralizedRCNN", "META_ARCHITECTURE: RetinaNet"),
+            "META_ARCHITECTURE of .* is 'RetinaNet'",
+        ),
+        (("MASK_ON", "MASK_ONN"), "is not a detectron2 config"),
+        (("VERSION: 2", "VERSION: !!python/object/apply:os.system [true]"), "is not a detectron2 config"),
+    ],
+)
+def test_a_detector_that_stage_one_cannot_run_is_refused(words, tiny_models, capsys, tmp_path, change, message):
+    import re
+
+    path = tmp_path / "detector.yaml"
+    text = tiny_models.config.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    assert re.search(message, refused(capsys, "score", [*words, f"detector.config={path}"]))
+
+
+def test_another_setting_on_an_existing_store_is_refused_with_the_difference(words, coco_mini, capsys, tmp_path):
+    score = launcher("score")
+    assert score.main([*words, "--no-label"]) == 0
+    manifest = (tmp_path / "out" / "store" / "manifest.json").read_bytes()
+    capsys.readouterr()
+    for word, difference in [
+        ("detector.refine_steps=2", "detector.refine_steps: 10, now 2"),
+        ("clip.crop_scales=[1.0]", r"clip.crop_scales: [1.0, 1.5], now [1.0]"),
+        ("clip.precision=bf16", "clip.precision: fp32, now bf16"),
+        (f"data.annotations={coco_mini}/annotations/instances_train2017.json", "dataset.images: 79, now 80"),
+    ]:
+        assert difference in refused(capsys, "score", [*words, word])
+    assert (tmp_path / "out" / "store" / "manifest.json").read_bytes() == manifest
+
+
+def test_labelling_with_another_clip_than_the_stores_is_refused(words, tiny_models, capsys, tmp_path):
+    assert launcher("score").main([*words, "--no-label"]) == 0
+    capsys.readouterr()
+    other = tmp_path / "other.pt"
+    shutil.copy(tiny_models.clip, other)
+    with other.open("ab") as file:
+        file.write(b"another")
+    assert "is not the model that made this store" in refused(capsys, "label", [*words, f"clip.model={other}"])
+
+
+def test_labelling_without_a_store_says_how_to_make_one(words, capsys):
+    assert "no region store at" in refused(capsys, "label", words)
+
+
+def test_a_json_without_annotations_is_no_mistake(words, coco_mini, tmp_path):
+    data = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
+    del data["annotations"]
+    path = tmp_path / "images_val2017.json"
+    path.write_text(json.dumps(data))
+    assert launcher("score").main([*words, f"data.annotations={path}"]) == 0
