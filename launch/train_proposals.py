@@ -6,9 +6,9 @@
     python launch/train_proposals.py ...                     one process: a GPU, or the CPU
     ... --export weights/detector.pth                        also the weights alone, float16, compressed
 
-Novel annotations are removed before anything sees them. The same command again goes on from the last checkpoint, also on
-another number of GPUs. `run.output` gets model_final.pth, which detector.weights of launch/score.py takes as it is, with
-log.txt and metrics.json.
+Novel annotations are removed before anything sees them. The same command again goes on from the last checkpoint, also
+on another number of GPUs. `run.output` gets model_final.pth, which detector.weights of launch/score.py takes as it is,
+with log.txt and metrics.json.
 """
 
 import argparse

@@ -123,7 +123,7 @@ class CocoFile:
         return categories
 
     def annotations(self, category_ids: set[int]) -> list[Annotation]:
-        """The annotations of these categories, in the file's order. No other annotation is decoded beyond its category."""
+        """The annotations of these categories, in the file's order. Others are decoded no further than the category."""
         if "annotations" not in self._top:
             raise UserError(f"{self._key}: {self.path} has no annotations")
         keys = self._decode("annotations", list[AnnotationKeys])

@@ -15,8 +15,8 @@ _SMALLEST = 2.0**-14
 def save_compact(state: Mapping[str, Tensor], path: Path) -> None:
     """Writes a state dict as float16 in a deflated zip; every loader that takes PyTorch's own zip takes it.
 
-    Each row of a weight is rounded to multiples of a power of two such that 8 bits hold it: the values' low bits are then
-    zero, which is what deflate lives on. Vectors keep float16's precision, integers stay as they are.
+    Each row of a weight is rounded to multiples of a power of two such that 8 bits hold it: the values' low bits are
+    then zero, which is what deflate lives on. Vectors keep float16's precision, integers stay as they are.
     """
     plain = io.BytesIO()
     torch.save({name: _compact(value.detach()) for name, value in state.items()}, plain)

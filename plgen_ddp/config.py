@@ -22,7 +22,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 T = TypeVar("T")
 
 
-def check_value(holds: bool, key: str, value: object, expected: str) -> None:
+def check(holds: bool, key: str, value: object, expected: str) -> None:
     """Raises what a section's `__post_init__` says of one value: that it is not `expected`."""
     if not holds:
         raise UserError(f"{key} is {value!r}; expected {expected}")
@@ -40,7 +40,7 @@ class DataConfig:
     """Only the first so many images in ascending id: a trial. The store it makes can be completed later."""
 
     def __post_init__(self) -> None:
-        check_value(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of images, or null")
+        check(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of images, or null")
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class DetectorConfig:
     """A box under this width or height, in original pixels after clipping, is dropped."""
 
     def __post_init__(self) -> None:
-        check_value(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
-        check_value(0 < self.rpn_nms_iou <= 1, "detector.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
-        check_value(self.rpn_proposals > 0, "detector.rpn_proposals", self.rpn_proposals, "1 or more")
-        check_value(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
-        check_value(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
-        check_value(self.min_box_size >= 1, "detector.min_box_size", self.min_box_size, "1 pixel or more")
+        check(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        check(0 < self.rpn_nms_iou <= 1, "detector.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
+        check(self.rpn_proposals > 0, "detector.rpn_proposals", self.rpn_proposals, "1 or more")
+        check(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
+        check(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
+        check(self.min_box_size >= 1, "detector.min_box_size", self.min_box_size, "1 pixel or more")
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class ClipConfig:
     """Crops in a CLIP batch; every batch has this size. null: 512 on CUDA, 32 on a CPU."""
 
     def __post_init__(self) -> None:
-        check_value(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
         positive = len(self.crop_scales) > 0 and all(scale > 0 for scale in self.crop_scales)
-        check_value(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")
-        check_value(self.batch_size is None or self.batch_size > 0, "clip.batch_size", self.batch_size, "1 or more, or null")
+        check(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")
+        check(self.batch_size is None or self.batch_size > 0, "clip.batch_size", self.batch_size, "1 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ class RunConfig:
     """Score images again that failed in an earlier run, with the parts that hold them."""
 
     def __post_init__(self) -> None:
-        check_value(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
-        check_value(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
-        check_value(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
-        check_value(self.workers >= 0, "run.workers", self.workers, "0 or more")
-        check_value(self.threads > 0, "run.threads", self.threads, "1 or more")
-        check_value(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
+        check(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
+        check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
+        check(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
+        check(self.workers >= 0, "run.workers", self.workers, "0 or more")
+        check(self.threads > 0, "run.threads", self.threads, "1 or more")
+        check(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,9 @@ class LabelConfig:
     """The labelled JSON; null: labels.json in `run.output`."""
 
     def __post_init__(self) -> None:
-        check_value(self.temperature > 0, "label.temperature", self.temperature, "a positive number")
+        check(self.temperature > 0, "label.temperature", self.temperature, "a positive number")
         for name in ("objectness_weight", "score_threshold", "nms_iou"):
-            check_value(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
+            check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Trains the class-agnostic detector of stage 1 on base annotations, with detectron2's own trainer, hooks and solver.
 
-This module and `plgen_ddp.proposals` are the only importers of detectron2. Only the annotations of base categories are ever
-decoded, so nothing downstream can see a novel one; all of them become one class.
+With `plgen_ddp.proposals` the only importer of detectron2. Only the annotations of base categories are ever decoded, so
+nothing downstream can see a novel one; all of them become one class.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from plgen_ddp.coco import Annotation, CocoFile, ImageIndex, index_images, write_atomically
 from plgen_ddp.compact import save_compact
-from plgen_ddp.config import DetectorConfig, RunConfig, Sections, check_value, to_dict
+from plgen_ddp.config import DetectorConfig, RunConfig, Sections, check
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import image_batches, on_device, plan_units
 from plgen_ddp.proposals import (
@@ -83,11 +83,12 @@ class TrainingDataConfig:
 @dataclass(frozen=True)
 class InitialDetectorConfig:
     config: str | None = None
-    """detectron2 YAML of a two-stage detector with one class. Looked up from the current folder, then beside the config."""
+    """detectron2 YAML of a two-stage detector with one class, looked up from the current folder, then beside the
+    config."""
 
     weights: str | None = None
-    """Where training starts: a .pth of tensors or a .pkl of arrays (detectron2's ImageNet backbones), a file or a URL that
-    detectron2 can read. Every tensor of the backbone must be in it. null: random weights."""
+    """Where training starts: a .pth of tensors or a .pkl of arrays (detectron2's ImageNet backbones), a file or a URL
+    that detectron2 can read. Every tensor of the backbone must be in it. null: random weights."""
 
 
 @dataclass(frozen=True)
@@ -125,18 +126,18 @@ class TrainConfig:
     """Of the initial weights, the order of the images and their augmentation."""
 
     def __post_init__(self) -> None:
-        check_value(self.steps > 0, "train.steps", self.steps, "1 or more")
-        check_value(self.images_per_step > 0, "train.images_per_step", self.images_per_step, "1 or more")
-        check_value(self.optimizer in ("sgd", "adamw"), "train.optimizer", self.optimizer, "sgd or adamw")
-        check_value(self.base_lr > 0, "train.base_lr", self.base_lr, "a positive number")
-        check_value(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
-        check_value(self.schedule in ("steps", "cosine"), "train.schedule", self.schedule, "steps or cosine")
+        check(self.steps > 0, "train.steps", self.steps, "1 or more")
+        check(self.images_per_step > 0, "train.images_per_step", self.images_per_step, "1 or more")
+        check(self.optimizer in ("sgd", "adamw"), "train.optimizer", self.optimizer, "sgd or adamw")
+        check(self.base_lr > 0, "train.base_lr", self.base_lr, "a positive number")
+        check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        check(self.schedule in ("steps", "cosine"), "train.schedule", self.schedule, "steps or cosine")
         rising = list(self.decay_at) == sorted(set(self.decay_at)) and all(step > 0 for step in self.decay_at)
-        check_value(rising, "train.decay_at", list(self.decay_at), "rising numbers of steps")
-        check_value(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "0 or more")
+        check(rising, "train.decay_at", list(self.decay_at), "rising numbers of steps")
+        check(self.warmup_steps >= 0, "train.warmup_steps", self.warmup_steps, "0 or more")
         clips = self.clip_norm is None or self.clip_norm > 0
-        check_value(clips, "train.clip_norm", self.clip_norm, "a positive number, or null")
-        check_value(self.seed >= 0, "train.seed", self.seed, "0 or more")
+        check(clips, "train.clip_norm", self.clip_norm, "a positive number, or null")
+        check(self.seed >= 0, "train.seed", self.seed, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ class RecallConfig:
     """As `detector.rpn_nms_iou` of stage 1."""
 
     def __post_init__(self) -> None:
-        check_value(self.every >= 0, "recall.every", self.every, "0 or more")
+        check(self.every >= 0, "recall.every", self.every, "0 or more")
         passes = len(self.refine_steps) > 0 and all(steps >= 0 for steps in self.refine_steps)
-        check_value(passes, "recall.refine_steps", list(self.refine_steps), "one or more numbers of passes")
-        check_value(0 < self.rpn_nms_iou <= 1, "recall.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
+        check(passes, "recall.refine_steps", list(self.refine_steps), "one or more numbers of passes")
+        check(0 < self.rpn_nms_iou <= 1, "recall.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,10 @@ class TrainingRunConfig:
     """CPU threads of a rank."""
 
     def __post_init__(self) -> None:
-        check_value(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
-        check_value(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "1 or more")
-        check_value(self.workers >= 0, "run.workers", self.workers, "0 or more")
-        check_value(self.threads > 0, "run.threads", self.threads, "1 or more")
+        check(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
+        check(self.checkpoint_every > 0, "run.checkpoint_every", self.checkpoint_every, "1 or more")
+        check(self.workers >= 0, "run.workers", self.workers, "0 or more")
+        check(self.threads > 0, "run.threads", self.threads, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """records: images with a base annotation to learn from, in detectron2's dataset format, every annotation of class 0.
+    """records: images with a base annotation to learn from, in detectron2's dataset format, each annotation of class 0.
     digest: SHA-256 of what is learned from. validation: None without `data.validation_annotations`.
     """
 
@@ -303,10 +304,9 @@ def open_output(config: ProposalTrainingConfig, data: TrainingData) -> None:
     Raises:
         UserError: the folder holds a training with other data or options.
     """
-    options = to_dict(config)
     detector = _detector_file(config).read_text(encoding="utf-8")
     identity = {"data.annotations": data.digest, "detector.config": hashlib.sha256(detector.encode()).hexdigest()}
-    identity |= {f"train.{name}": value for name, value in options["train"].items()}
+    identity |= {f"train.{name}": value for name, value in asdict(config.train).items()}
     identity["detector.weights"] = config.detector.weights
     path = Path(config.run.output or "") / "training.json"
     if path.is_file():
@@ -329,8 +329,8 @@ def train(
     """Trains to the last step, from the last checkpoint in `run.output` if there is one, together with the other ranks.
 
     Returns:
-        The final checkpoint, and on rank 0 its recall: one entry for each of `recall.refine_steps`, none without validation
-        data.
+        The final checkpoint, and on rank 0 its recall: one entry for each of `recall.refine_steps`, none without
+        validation data.
 
     Raises:
         UserError: images that do not share out equally over the ranks, initial weights of another detector.
@@ -557,7 +557,7 @@ class _Mapper(DatasetMapper):
 
 
 class _ResumableSampler(TrainingSampler):
-    """detectron2's endless order of images over all ranks, from position `skip` on: a resumed training sees new ones."""
+    """detectron2's endless order of images over all ranks, from `skip` on: a resumed training goes on in it."""
 
     skip = 0
 
@@ -630,7 +630,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _read_arrays(filename: str) -> dict[str, Any]:
-    """A .pkl of weights as detectron2 reads it: its own, Detectron's or Caffe2's layout, names matched by heuristics."""
+    """A .pkl of weights in one of the layouts that detectron2 knows: its own, Detectron's, Caffe2's."""
     with Path(filename).open("rb") as file:
         data = _ArrayUnpickler(file, encoding="latin1").load()
     if not isinstance(data, dict):

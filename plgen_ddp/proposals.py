@@ -131,7 +131,7 @@ class ProposalModel:
     def __init__(
         self, cfg: CfgNode, weights: Path | dict[str, Tensor], options: DetectorConfig, device: torch.device
     ) -> None:
-        """Builds the model that `cfg` describes and loads `weights` into it: a file (from `fetch_weights`) or a state dict.
+        """Builds the model that `cfg` describes and loads `weights`: a file (from `fetch_weights`) or a state dict.
 
         Raises:
             UserError: the weights are not those of this configuration.

@@ -10,8 +10,8 @@ from torchvision.ops import box_iou
 def recalled(boxes_xyxy: Tensor, truth_xyxy: Tensor, limits: Sequence[int], ious: Sequence[float]) -> Tensor:
     """How many ground-truth boxes of one image the first proposals find.
 
-    One to one: in the proposals' order, each takes the free ground-truth box that it overlaps most, if their IoU reaches the
-    threshold.
+    One to one: in the proposals' order, each takes the free ground-truth box that it overlaps most, if their IoU
+    reaches the threshold.
 
     Args:
         boxes_xyxy: (n, 4), best proposal first.

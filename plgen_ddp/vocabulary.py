@@ -42,9 +42,7 @@ class Vocabulary:
         """What stands in the prompts of each scored name: the novel ones, then the distractors."""
         return [self.aliases.get(name, (name,)) for name in (*self.novel, *self.distractors)]
 
-    def category_ids(
-        self, categories: Sequence[Category], key: str = "label.vocabulary"
-    ) -> tuple[list[int], set[int]]:
+    def category_ids(self, categories: Sequence[Category], key: str = "label.vocabulary") -> tuple[list[int], set[int]]:
         """(ids of the novel names in their order, ids of the base categories).
 
         Raises:
