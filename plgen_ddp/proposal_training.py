@@ -335,8 +335,7 @@ def train(
     Raises:
         UserError: images that do not share out equally over the ranks, initial weights of another detector.
     """
-    if config.train.images_per_step % world.size:
-        raise UserError(f"train.images_per_step is {config.train.images_per_step}; {world.size} ranks cannot share it")
+    world.on_main(lambda: _check_share(config.train.images_per_step, world.size))
     device = prepare_device(RunConfig(device=config.run.device, threads=config.run.threads), world.local_rank)
     folder = Path(config.run.output or "")
     for name in ("detectron2", "fvcore"):
@@ -362,7 +361,9 @@ def train(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
-            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2),
+            hooks.PeriodicCheckpointer(checkpointer, config.run.checkpoint_every, max_to_keep=2)
+            if world.is_main
+            else None,
             hooks.EvalHook(config.recall.every, measure) if data.validation else None,
             hooks.PeriodicWriter(_writers(folder, config.train.steps)) if world.is_main else None,
         ]
@@ -495,6 +496,11 @@ def _detector_file(config: ProposalTrainingConfig) -> Path:
     return config.find(config.detector.config or "", "detector.config")
 
 
+def _check_share(images: int, ranks: int) -> None:
+    if images % ranks:
+        raise UserError(f"train.images_per_step is {images}; {ranks} ranks cannot share it equally")
+
+
 def _training_cfg(config: ProposalTrainingConfig, data: TrainingData, device: torch.device) -> CfgNode:
     """The detector's configuration with this training's solver and loader, in detectron2's keys."""
     cfg, options = read_detector_config(_detector_file(config)), config.train
@@ -506,7 +512,6 @@ def _training_cfg(config: ProposalTrainingConfig, data: TrainingData, device: to
     cfg.SOLVER.LR_SCHEDULER_NAME = {"steps": "WarmupMultiStepLR", "cosine": "WarmupCosineLR"}[options.schedule]
     cfg.SOLVER.STEPS = tuple(step for step in options.decay_at if step < options.steps)
     cfg.SOLVER.WARMUP_ITERS = options.warmup_steps
-    cfg.SOLVER.CHECKPOINT_PERIOD = config.run.checkpoint_every
     cfg.SOLVER.AMP.ENABLED = options.amp and device.type == "cuda"
     if options.clip_norm is not None:
         cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True

@@ -337,7 +337,7 @@ def test_a_dataset_that_teaches_nothing_is_refused(words, dataset, change, messa
 
 def test_ranks_that_cannot_share_a_step_are_told_once(words, dataset):
     done = run(command("train_proposals.py", *words, *dataset(2), "train.images_per_step=3", ranks=2), status=1)
-    assert done.stderr.count("error: train.images_per_step is 3; 2 ranks cannot share it") == 1
+    assert done.stderr.count("error: train.images_per_step is 3; 2 ranks cannot share it equally") == 1
 
 
 def test_an_unreadable_image_is_left_out(words, dataset, coco_mini, tmp_path):
