@@ -43,7 +43,7 @@ def score(world: World, config: Config, *, label: bool) -> None:
     """Fills the region store, together with the other ranks. Leaves the group."""
     dataset = world.on_main(lambda: read_dataset(config))
     if label:
-        world.on_main(lambda: check_labeling(config))  # a wrong name must not cost the hours of scoring first
+        world.on_main(lambda: check_labeling(config, dataset.index.image_ids))  # now, not after hours of scoring
     weights = world.once_a_node(lambda: fetch(config))
     models = load_models(config, weights, prepare_device(config.run, world.local_rank))
 

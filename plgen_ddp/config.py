@@ -116,6 +116,10 @@ class RunConfig:
     workers: int = 2
     """Processes a rank that decode images; 0 decodes in the rank itself."""
 
+    prune_below: float | None = None
+    """Leave boxes without an embedding whose objectness alone keeps them from a score above this at
+    `label.objectness_weight`. Exact: labelling refuses settings that would have needed them. null: embed every box."""
+
     threads: int = 1
     """CPU threads of a rank. oneDNN's convolutions sum in another order on another number of threads, so one thread is
     what
@@ -132,6 +136,8 @@ class RunConfig:
         check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
         check(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
         check(self.workers >= 0, "run.workers", self.workers, "0 or more")
+        in_range = self.prune_below is None or 0 < self.prune_below < 1
+        check(in_range, "run.prune_below", self.prune_below, "a number between 0 and 1, or null")
         check(self.threads > 0, "run.threads", self.threads, "1 or more")
         check(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
 
@@ -178,6 +184,13 @@ class Sections:
 
     folder: str = "."
     """Where the YAML file lies: paths to files shipped beside it are looked up there too. Not an option."""
+
+    def __post_init__(self) -> None:
+        if self.run.prune_below is not None and self.label.objectness_weight == 0:
+            raise UserError(
+                "run.prune_below needs label.objectness_weight above 0: without objectness in the score "
+                "it rules out no box"
+            )
 
     def require(self, *keys: str) -> None:
         """Raises for the first of the dotted `keys` that has no value."""

@@ -22,10 +22,13 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2; a bug keeps its traceback."""
+    """Turns a `UserError` into one line on stderr and exit status 2, Ctrl-C into 130; a bug keeps its traceback."""
     try:
         yield
     except UserError as error:
         if not isinstance(error, ToldError):
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None

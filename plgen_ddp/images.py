@@ -106,6 +106,9 @@ def image_batches(
         workers: decoding processes; 0 decodes in this one.
         pin: put batches into page-locked memory, from which copies to a GPU need not wait.
     """
+    # The workers are the parallelism. Set here, before they fork: a child that inherits a pool of OpenCV's threads
+    # waits for them forever when it changes their number.
+    cv2.setNumThreads(1)
     dataset = _Batches(index, units, images_per_batch)
     return DataLoader(
         dataset,
@@ -113,7 +116,6 @@ def image_batches(
         num_workers=min(workers, len(dataset)),
         collate_fn=_identity,  # batch_size=None still converts without it
         pin_memory=pin,
-        worker_init_fn=_one_thread,
         prefetch_factor=4 if min(workers, len(dataset)) else None,
     )
 
@@ -243,9 +245,3 @@ def _is_cut_off(data: bytes) -> bool:
 
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def _one_thread(_: int) -> None:
-    # The workers are the parallelism; threads in each of them would fight over the same cores.
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)

@@ -87,17 +87,27 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: flo
     return order[alive]
 
 
+def can_exceed(objectness: np.ndarray, weight: float, threshold: float) -> np.ndarray:
+    """Whether a box of this objectness can score above the threshold at all, whatever CLIP says: bool, elementwise."""
+    return weight * objectness.astype(np.float64) + (1 - weight) > threshold
+
+
 def label_image(
     image: StoredImage, text_embeddings: np.ndarray, category_ids: np.ndarray, options: LabelConfig
 ) -> PseudoLabels:
     """The pseudo labels of one image, by falling score.
 
+    Boxes without an embedding are the last ones, and cannot score above the threshold; see `run.prune_below`.
+
     Args:
         text_embeddings: float32 (c, d), the novel names first.
         category_ids: int64, of the novel names in that order.
     """
+    embedded = len(image.embeddings)
+    needed = can_exceed(image.objectness[embedded:], options.objectness_weight, options.score_threshold)
+    assert not needed.any(), "boxes were left without embeddings that this labelling needs"
     best, probability = best_names(image.embeddings, text_embeddings, options.temperature, len(category_ids))
-    objectness = image.objectness.astype(np.float64)
+    objectness = image.objectness[:embedded].astype(np.float64)
     score = options.objectness_weight * objectness + (1 - options.objectness_weight) * probability
     above = np.flatnonzero(score > options.score_threshold)
     kept = above[nms(image.boxes_xyxy[above], score[above], best[above], options.nms_iou)]
@@ -131,6 +141,20 @@ class Labeling:
         self._novel_ids, self._base_ids = self._vocabulary.category_ids(self._coco.categories())
         self._image_ids = self._images_to_label()
 
+    def check(self, scored: np.ndarray) -> None:
+        """
+        Raises:
+            UserError: images to label will be missing when these ids are scored, or `run.prune_below` leaves out boxes
+                that the labels need.
+        """
+        absent = sorted(set(self._image_ids) - set(scored.tolist()))
+        if absent and not self._config.label.allow_partial:
+            raise UserError(
+                f"{len(absent)} of {len(self._image_ids)} images of label.annotations are not in data.annotations, the "
+                f"first is {absent[0]}; label.allow_partial=true labels the others"
+            )
+        self._check_pruning(pruning_of(self._config))
+
     def run(self) -> LabelSummary:
         """Labels the images of the JSON from the store and writes the labelled JSON.
 
@@ -140,6 +164,7 @@ class Labeling:
         config = self._config
         store = store_of(config)
         manifest = store.manifest()
+        self._check_pruning(manifest["identity"].get("pruning"))
         part_of = store.part_of_images()
         absent = [image_id for image_id in self._image_ids if image_id not in part_of]
         if absent:
@@ -182,6 +207,22 @@ class Labeling:
             return image_ids[: config.data.limit]
         scored = CocoFile(config.data.annotations or "", "data.annotations").images()[: config.data.limit]
         return sorted(set(image_ids) & {image.id for image in scored})
+
+    def _check_pruning(self, pruning: dict[str, float] | None) -> None:
+        """Refuses settings under which a box could be labelled that stage 1 left without an embedding."""
+        if pruning is None:
+            return
+        weight, threshold = pruning["objectness_weight"], pruning["prune_below"]
+        highest = np.array([(threshold - (1 - weight)) / weight])  # objectness of the boxes that were left out, at most
+        label = self._config.label
+        # A hair above the threshold is the rounding of this very formula.
+        if can_exceed(highest, label.objectness_weight, label.score_threshold + 1e-9)[0]:
+            raise UserError(
+                f"this store was made with run.prune_below={threshold} at label.objectness_weight={weight}: its boxes "
+                f"of objectness up to {highest[0]:.3f} have no embedding, and label.score_threshold="
+                f"{label.score_threshold} at label.objectness_weight={label.objectness_weight} could make labels of "
+                "them; raise the threshold, or score into another run.output"
+            )
 
     def _label_parts(
         self, store: RegionStore, paths: Sequence[Path], wanted: set[int], text_embeddings: np.ndarray
@@ -250,9 +291,16 @@ class Labeling:
         }
 
 
-def check_labeling(config: Config) -> None:
-    """Raises what is wrong with a labelling that is to follow a long scoring, except for the store itself."""
-    Labeling(config)
+def check_labeling(config: Config, image_ids: np.ndarray) -> None:
+    """Raises what is wrong with a labelling that is to follow the scoring of `image_ids`: now, not after it."""
+    Labeling(config).check(image_ids)
+
+
+def pruning_of(config: Config) -> dict[str, float] | None:
+    """What decides which boxes stage 1 leaves without an embedding; None where it embeds all."""
+    if config.run.prune_below is None:
+        return None
+    return {"objectness_weight": config.label.objectness_weight, "prune_below": config.run.prune_below}
 
 
 def store_of(config: Config) -> RegionStore:

@@ -18,7 +18,7 @@ class Regions:
     """The regions of one image, in the order of its proposals.
 
     boxes_xyxy: float32 (n, 4), original pixels, clipped to the image. objectness: float32 (n,), in [0, 1].
-    embeddings: float16 (n, d), unit length.
+    embeddings: float16 (m, d), unit length, of the first m boxes; m < n only where boxes are left out on purpose.
     """
 
     image_id: int
@@ -31,8 +31,8 @@ class Regions:
         assert self.boxes_xyxy.shape == (count, 4), (
             f"boxes_xyxy has shape {self.boxes_xyxy.shape}, expected {(count, 4)}"
         )
-        assert self.embeddings.ndim == 2 and len(self.embeddings) == count, (
-            f"embeddings has shape {self.embeddings.shape}, expected {(count, 'd')}"
+        assert self.embeddings.ndim == 2 and len(self.embeddings) <= count, (
+            f"embeddings has shape {self.embeddings.shape}, expected at most {count} rows"
         )
 
 
@@ -76,13 +76,15 @@ class RegionEncoder:
         batch_size: int,
         scales: Sequence[float],
         min_size: float,
+        wanted: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         """
         Args:
-            encode: crops uint8 (batch_size, 3, resolution, resolution), BGR, to unit-length embeddings float32
-            (batch_size, d).
+            encode: crops uint8 (k, 3, resolution, resolution), BGR, to unit-length embeddings float32 (k, d).
             scales: each box is cropped at these scales.
             min_size: boxes under this width or height in pixels are dropped.
+            wanted: which boxes to embed, from their falling objectness (n,): bool (n,), True and then False. All by
+                default.
         """
         self._encode = encode
         self._resolution = resolution
@@ -90,6 +92,7 @@ class RegionEncoder:
         self._batch_size = batch_size
         self._scales = tuple(scales)
         self._min_size = min_size
+        self._wanted = wanted
         self._crops: list[Tensor] = []  # waiting, fewer than a batch together
         self._embeddings: list[Tensor] = []  # of all crops of the unit so far
         self._images: list[_CroppedImage] = []
@@ -103,12 +106,14 @@ class RegionEncoder:
         for position, (boxes, objectness) in enumerate(found):
             height, width = batch.heights[position], batch.widths[position]
             boxes, keep = clip_boxes(boxes, height, width, self._min_size)
-            scaled = np.stack([windows_of(boxes, scale, height, width) for scale in self._scales], axis=1)
+            objectness = objectness[keep]
+            embedded = boxes if self._wanted is None else boxes[self._wanted(objectness)]
+            scaled = np.stack([windows_of(embedded, scale, height, width) for scale in self._scales], axis=1)
             # Scaled boxes are often clipped to the same window, at the image border above all: encode it once.
             unique, inverse = np.unique(scaled.reshape(-1, 4), axis=0, return_inverse=True)
             images.append(
                 _CroppedImage(
-                    batch.image_ids[position], boxes, objectness[keep], inverse.reshape(scaled.shape[:2]), len(unique)
+                    batch.image_ids[position], boxes, objectness, inverse.reshape(scaled.shape[:2]), len(unique)
                 )
             )
             windows.append(unique)
@@ -155,7 +160,8 @@ def _on_host(proposals: Sequence[Proposals]) -> list[tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True, slots=True)
 class _CroppedImage:
-    """window_of_box: int64 (n, scales), which of the image's `windows` distinct windows each box has at each scale."""
+    """window_of_box: int64 (m, scales), which of the image's `windows` distinct windows each embedded box has at each
+    scale."""
 
     image_id: int
     boxes_xyxy: np.ndarray

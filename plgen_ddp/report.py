@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from plgen_ddp.evaluation import Evaluation
 from plgen_ddp.labeling import LabelSummary
 from plgen_ddp.store import RegionStore
 
@@ -49,3 +50,13 @@ def print_labels(summary: LabelSummary) -> None:
     )
     if summary.failed_images:
         print(f"{summary.failed_images} images have no pseudo labels because they could not be scored", file=sys.stderr)
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """COCO's metrics as one line, then AP50 of each name."""
+    print(
+        f"AP {result.AP:.3f}  AP50 {result.AP50:.3f}  AP75 {result.AP75:.3f}  small/medium/large "
+        f"{result.AP_small:.3f}/{result.AP_medium:.3f}/{result.AP_large:.3f}  AR@100 {result.AR100:.3f}  "
+        f"({result.pseudo_labels} pseudo labels on {result.images} images, {result.pls_per_image:.2f} an image)"
+    )
+    print("AP50 by name: " + ", ".join(f"{name} {value:.3f}" for name, value in sorted(result.AP50_by_name.items())))

@@ -17,7 +17,7 @@ from plgen_ddp.coco import CocoFile, ImageIndex, dataset_digest, index_images
 from plgen_ddp.config import Config, RunConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.images import Failure, image_batches, on_device, plan_units
-from plgen_ddp.labeling import file_sha256, store_of
+from plgen_ddp.labeling import can_exceed, file_sha256, pruning_of, store_of
 from plgen_ddp.precision import resolve_precision
 from plgen_ddp.proposals import ProposalModel, fetch_weights, read_detector_config
 from plgen_ddp.regions import RegionEncoder, Regions
@@ -128,6 +128,8 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
             "crop_scales": list(clip.crop_scales),
         },
     }
+    if (pruning := pruning_of(config)) is not None:
+        identity["pruning"] = pruning
     versions = {
         name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless", "clip-anytorch")
     }
@@ -145,6 +147,7 @@ def score_units(
 ) -> Summary:
     """Scores the units and writes a part for each. `advance` is told of every image."""
     device = models.detector.device
+    pruning = pruning_of(config)
     batch_size = config.clip.batch_size or (512 if device.type == "cuda" else 32)
     encoder = RegionEncoder(
         models.clip.encode_images,
@@ -153,6 +156,7 @@ def score_units(
         batch_size=batch_size,
         scales=config.clip.crop_scales,
         min_size=config.detector.min_box_size,
+        wanted=None if pruning is None else lambda objectness: can_exceed(objectness, *pruning.values()),
     )
     loader = image_batches(index, units, config.run.images_per_batch, config.run.workers, pin=device.type == "cuda")
     start = time.perf_counter()

@@ -9,7 +9,7 @@ a row of its part: with boxes, without any, or failed with a reason. No torch in
 
 Columns of a part, a row an image: image_id int64; stage, reason string, null unless the image failed; boxes_xyxy
 list<float32>, four a box, original pixels; objectness list<float32>; embeddings binary, little-endian float16, `dim` a
-box.
+box, of all boxes or of the first ones.
 """
 
 import hashlib
@@ -49,7 +49,8 @@ _SCHEMA = pa.schema(
 class StoredImage:
     """One row: the regions of an image, or why it has none.
 
-    boxes_xyxy: float32 (n, 4), original pixels. objectness: float32 (n,). embeddings: float16 (n, dim), unit length.
+    boxes_xyxy: float32 (n, 4), original pixels. objectness: float32 (n,), falling. embeddings: float16 (m, dim), unit
+    length, of the first m boxes: all, unless stage 1 was told to leave out hopeless ones.
     """
 
     image_id: int

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from pycocotools.coco import COCO
 
 import plgen_ddp.demo
@@ -39,6 +40,12 @@ def test_seed_ranges_are_disjoint() -> None:
     ranges = sorted(SEEDS.values(), key=lambda seeds: seeds.start)
     assert all(len(seeds) for seeds in ranges)
     assert all(left.stop <= right.start for left, right in itertools.pairwise(ranges))
+
+
+def test_vocabulary_file_lists_the_same_names() -> None:
+    path = Path(__file__).parents[1] / "configs" / "vocabularies" / "demo.yaml"
+    vocabulary = yaml.safe_load(path.read_text())
+    assert vocabulary == {"base": list(BASE), "novel": list(NOVEL)}
 
 
 def test_command_line_writes_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from conftest import REPOSITORY
 
 import plgen_ddp.scoring
+from plgen_ddp.store import RegionStore
 
 
 def launcher(name):
@@ -66,7 +68,6 @@ def test_before_any_model_is_built(words, word, message, capsys, monkeypatch, tm
         pytest.skip("there is a GPU")
     monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)  # building one would be another error
     line = refused(capsys, "score", [*words, word])
-    import re
 
     assert re.search(message, line), line
     assert not (tmp_path / "out" / "labels.json").exists()
@@ -126,7 +127,6 @@ def test_a_checkpoint_of_another_shape_is_named(words, tiny_models, capsys, tmp_
     ],
 )
 def test_a_detector_that_stage_one_cannot_run_is_refused(words, tiny_models, capsys, tmp_path, change, message):
-    import re
 
     path = tmp_path / "detector.yaml"
     text = tiny_models.config.read_text()
@@ -170,3 +170,42 @@ def test_a_json_without_annotations_is_no_mistake(words, coco_mini, tmp_path):
     path = tmp_path / "images_val2017.json"
     path.write_text(json.dumps(data))
     assert launcher("score").main([*words, f"data.annotations={path}"]) == 0
+
+
+def test_images_to_label_that_will_not_be_scored_are_named_before_scoring(words, coco_mini, capsys, tmp_path):
+    data = json.loads((coco_mini / "annotations" / "instances_train2017.json").read_text())
+    data["images"] = data["images"][:3]
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(data))
+    line = refused(capsys, "score", [*words, "data.limit=null", f"label.annotations={path}"])
+    assert "3 of 3 images of label.annotations are not in data.annotations" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_pruning_leaves_the_labels_as_they_are_and_refuses_settings_that_would_miss_boxes(words, capsys, tmp_path):
+    score, label = launcher("score"), launcher("label")
+    vlplm = ["label.objectness_weight=0.5", "label.score_threshold=0.8"]
+    assert score.main([*words, *vlplm]) == 0
+    pruned = [*words, *vlplm, f"run.output={tmp_path}/pruned", "run.prune_below=0.8"]
+    assert score.main(pruned) == 0
+    whole, less = (json.loads((tmp_path / name / "labels.json").read_text()) for name in ("out", "pruned"))
+    made, kept = ([row for row in data["annotations"] if "confidence" in row] for data in (whole, less))
+    for before, after in zip(made, kept, strict=True):
+        # Other neighbours in a CLIP batch move an embedding's last bits, and nothing else.
+        assert after == {
+            **before,
+            **{key: pytest.approx(before[key], abs=1e-5) for key in ("confidence", "clip_score")},
+        }
+    assert len(made) > 5
+    stores = [RegionStore(tmp_path / name / "store") for name in ("out", "pruned")]
+    rows = [[image for path in store.part_paths() for image in store.read_part(path)] for store in stores]
+    for before, after in zip(*rows, strict=True):
+        assert len(before.boxes_xyxy) == len(after.boxes_xyxy) == len(before.embeddings)
+    assert sum(len(row.embeddings) for row in rows[1]) < sum(len(row.embeddings) for row in rows[0])
+    capsys.readouterr()
+    assert label.main([*pruned, "label.score_threshold=0.9"]) == 0
+    capsys.readouterr()
+    for word in ("label.score_threshold=0.79", "label.objectness_weight=0.4"):
+        assert "could make labels of them" in refused(capsys, "label", [*pruned, word])
+    line = refused(capsys, "score", [*words, "label.objectness_weight=0", "run.prune_below=0.5"])
+    assert "run.prune_below needs label.objectness_weight above 0" in line

@@ -1,0 +1,41 @@
+"""Quality of pseudo labels against ground truth of the novel names: COCO's box metrics.
+
+python launch/evaluate.py --labels out/coco/labels.json --ground-truth coco/annotations/instances_val2017.json
+python launch/evaluate.py ... --only-images-with-novel     the protocol of VL-PLM's published figures
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from plgen_ddp.errors import one_line_errors
+from plgen_ddp.evaluation import evaluate
+from plgen_ddp.report import print_evaluation
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", required=True, type=Path, metavar="FILE", help="written by score.py or label.py")
+    parser.add_argument("--ground-truth", required=True, type=Path, metavar="FILE", help="COCO-format JSON")
+    parser.add_argument("--novel", nargs="+", metavar="NAME", help="names to evaluate; the labels' own by default")
+    parser.add_argument("--only-images-with-novel", action="store_true", help="leave out images without a novel object")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    options = parser.parse_args(words)
+    with one_line_errors():
+        result = evaluate(
+            options.labels,
+            options.ground_truth,
+            options.novel,
+            only_images_with_novel=options.only_images_with_novel,
+        )
+    print_evaluation(result)
+    if options.json:
+        options.json.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""How good pseudo labels are: COCO's own metrics against ground truth of the novel names."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from plgen_ddp.coco import Category
+from plgen_ddp.errors import UserError, suggestion
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """COCO's box metrics over the novel names, each in [0, 1]; -1 where there is no such ground truth.
+
+    pls_per_image is over all evaluated images, with and without pseudo labels. AP50_by_name: each novel name's own.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    AP_small: float
+    AP_medium: float
+    AP_large: float
+    AR100: float
+    pls_per_image: float
+    pseudo_labels: int
+    images: int
+    AP50_by_name: dict[str, float]
+
+
+class _Box(msgspec.Struct):
+    """What evaluation reads of an annotation; `confidence` marks a pseudo label."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    iscrowd: int = 0
+    area: float | None = None
+    confidence: float | None = None
+
+
+class _Image(msgspec.Struct):
+    id: int
+
+
+class _Labels(msgspec.Struct):
+    images: list[_Image]
+    categories: list[Category]
+    annotations: list[_Box] = []
+    info: Any = None
+
+
+def evaluate(
+    labels: Path, ground_truth: Path, novel: Sequence[str] | None = None, *, only_images_with_novel: bool = False
+) -> Evaluation:
+    """Compares the pseudo labels of one COCO-format JSON with the annotations of another.
+
+    Args:
+        labels: written by this package; its annotations with `confidence` are the pseudo labels.
+        ground_truth: has real annotations of the novel names. Its images are evaluated, as far as `labels` has them.
+        novel: the names; those that `labels` says it was made for by default.
+        only_images_with_novel: leave out images without a novel object, as the published figures of VL-PLM do.
+
+    Raises:
+        UserError: an unreadable file, no image in common, or a name that the ground truth lacks.
+    """
+    made, real = _read(labels, "labels"), _read(ground_truth, "ground truth")
+    names = list(novel) if novel is not None else _names_of(made, labels)
+    ids = {category.name: category.id for category in real.categories}
+    for name in names:
+        if name not in ids:
+            raise UserError(f"{ground_truth} has no category {name!r}{suggestion(name, ids)}")
+    # The two files may number their categories differently: names are what they share.
+    to_real = {category.id: ids[category.name] for category in made.categories if category.name in set(names)}
+    wanted = {ids[name] for name in names}
+    images = {image.id for image in real.images} & {image.id for image in made.images}
+    truths = [box for box in real.annotations if box.category_id in wanted and box.image_id in images]
+    if only_images_with_novel:
+        images &= {box.image_id for box in truths}
+    if not images:
+        raise UserError(f"{labels} and {ground_truth} have no image to compare")
+    pseudo = [
+        box
+        for box in made.annotations
+        if box.confidence is not None and box.image_id in images and box.category_id in to_real
+    ]
+    target = COCO()
+    target.dataset = {
+        "images": [{"id": image_id} for image_id in sorted(images)],
+        "categories": [{"id": ids[name], "name": name} for name in names],
+        "annotations": [
+            _annotation(number, box, box.category_id)
+            for number, box in enumerate(truths, start=1)
+            if box.image_id in images
+        ],
+    }
+    found = COCO()
+    found.dataset = target.dataset | {
+        "annotations": [
+            _annotation(number, box, to_real[box.category_id]) | {"score": box.confidence}
+            for number, box in enumerate(pseudo, start=1)
+        ]
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and a table of its own
+        target.createIndex()
+        found.createIndex()
+        run = COCOeval(target, found, "bbox")
+        run.params.catIds = [ids[name] for name in names]
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    stats = [float(value) for value in run.stats]
+    precision_at_50 = run.eval["precision"][0, :, :, 0, -1]  # IoU x recall x category x area x detections
+    by_name = {}
+    for position, name in enumerate(names):
+        values = precision_at_50[:, position]
+        by_name[name] = float(values[values > -1].mean()) if (values > -1).any() else -1.0
+    return Evaluation(
+        AP=stats[0],
+        AP50=stats[1],
+        AP75=stats[2],
+        AP_small=stats[3],
+        AP_medium=stats[4],
+        AP_large=stats[5],
+        AR100=stats[8],
+        pls_per_image=len(pseudo) / len(images),
+        pseudo_labels=len(pseudo),
+        images=len(images),
+        AP50_by_name=by_name,
+    )
+
+
+def _annotation(number: int, box: _Box, category_id: int) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": box.image_id,
+        "category_id": category_id,
+        "bbox": list(box.bbox),
+        "area": box.area or box.bbox[2] * box.bbox[3],
+        "iscrowd": box.iscrowd,
+    }
+
+
+def _read(path: Path, what: str) -> _Labels:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Labels)
+    except OSError as error:
+        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the {what} {path} is not a COCO-format JSON: {error}") from None
+
+
+def _names_of(made: _Labels, path: Path) -> list[str]:
+    try:
+        return list(made.info["plgen_ddp"]["label"]["novel"])
+    except (TypeError, KeyError):
+        raise UserError(f"{path} does not say which names it was made for; give them with --novel") from None
