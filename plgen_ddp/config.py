@@ -185,13 +185,6 @@ class Sections:
     folder: str = "."
     """Where the YAML file lies: paths to files shipped beside it are looked up there too. Not an option."""
 
-    def __post_init__(self) -> None:
-        if self.run.prune_below is not None and self.label.objectness_weight == 0:
-            raise UserError(
-                "run.prune_below needs label.objectness_weight above 0: without objectness in the score "
-                "it rules out no box"
-            )
-
     def require(self, *keys: str) -> None:
         """Raises for the first of the dotted `keys` that has no value."""
         for key in keys:
@@ -215,6 +208,13 @@ class Config(Sections):
     clip: ClipConfig = field(default_factory=ClipConfig)
     run: RunConfig = field(default_factory=RunConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
+
+    def __post_init__(self) -> None:
+        if self.run.prune_below is not None and self.label.objectness_weight == 0:
+            raise UserError(
+                "run.prune_below needs label.objectness_weight above 0: without objectness in the score "
+                "it rules out no box"
+            )
 
 
 def command_line(manual: str | None) -> argparse.ArgumentParser:

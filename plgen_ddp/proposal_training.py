@@ -305,9 +305,12 @@ def open_output(config: ProposalTrainingConfig, data: TrainingData) -> None:
         UserError: the folder holds a training with other data or options.
     """
     detector = _detector_file(config).read_text(encoding="utf-8")
-    identity = {"data.annotations": data.digest, "detector.config": hashlib.sha256(detector.encode()).hexdigest()}
+    identity: dict[str, Any] = {
+        "data.annotations": data.digest,
+        "detector.config": hashlib.sha256(detector.encode()).hexdigest(),
+        "detector.weights": config.detector.weights,
+    }
     identity |= {f"train.{name}": value for name, value in asdict(config.train).items()}
-    identity["detector.weights"] = config.detector.weights
     path = Path(config.run.output or "") / "training.json"
     if path.is_file():
         try:
