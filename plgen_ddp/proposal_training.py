@@ -578,7 +578,9 @@ class _Checkpointer(SafeCheckpointer):
 
     def start_from(self, weights: Path) -> None:
         """Loads initial weights: every tensor of the backbone, and of the other tensors those that the file has."""
-        self._option, self._required = f"detector.weights: {weights}", "backbone.bottom_up."
+        with_fpn = any(name.startswith("backbone.bottom_up.") for name in self.model.state_dict())
+        self._option = f"detector.weights: {weights}"
+        self._required = "backbone.bottom_up." if with_fpn else "backbone."
         self.load(str(weights), checkpointables=[])
 
     def resume(self, checkpoint: str) -> None:
