@@ -312,7 +312,7 @@ def open_output(config: ProposalTrainingConfig, data: TrainingData) -> None:
     }
     identity |= {f"train.{name}": value for name, value in asdict(config.train).items()}
     path = Path(config.run.output or "") / "training.json"
-    if path.is_file():
+    if path.is_file() and (path.parent / "last_checkpoint").is_file():  # before the first, nothing is lost
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
