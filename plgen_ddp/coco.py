@@ -44,6 +44,16 @@ class AnnotationKeys(msgspec.Struct):
     id: int | str | None = None
 
 
+class Annotation(msgspec.Struct):
+    """What training and its evaluation read of an annotation."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]  # xywh, original pixels
+    iscrowd: int = 0
+    segmentation: list[list[float]] | dict[str, Any] | None = None  # polygons x0, y0, x1, ..., or run lengths
+
+
 class PseudoLabel(msgspec.Struct):
     """One written pseudo label: the keys that VL-PLM's and MarvelOVD's training loaders read, and a real area.
 
@@ -111,6 +121,21 @@ class CocoFile:
             if repeated is not None:
                 raise UserError(f"{self._key}: {self.path} has two categories with {what} {repeated!r}")
         return categories
+
+    def annotations(self, category_ids: set[int]) -> list[Annotation]:
+        """The annotations of these categories, in the file's order. Others are decoded no further than the category."""
+        if "annotations" not in self._top:
+            raise UserError(f"{self._key}: {self.path} has no annotations")
+        keys = self._decode("annotations", list[AnnotationKeys])
+        texts = self._decode("annotations", list[msgspec.Raw])
+        try:
+            return [
+                msgspec.json.decode(text, type=Annotation)
+                for key, text in zip(keys, texts, strict=True)
+                if key.category_id in category_ids
+            ]
+        except msgspec.ValidationError as error:
+            raise UserError(f"{self._key}: {self.path}: an annotation is not COCO's: {error}") from None
 
     def write_labelled(
         self,

@@ -22,7 +22,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 T = TypeVar("T")
 
 
-def _check(holds: bool, key: str, value: object, expected: str) -> None:
+def check(holds: bool, key: str, value: object, expected: str) -> None:
+    """Raises what a section's `__post_init__` says of one value: that it is not `expected`."""
     if not holds:
         raise UserError(f"{key} is {value!r}; expected {expected}")
 
@@ -39,7 +40,7 @@ class DataConfig:
     """Only the first so many images in ascending id: a trial. The store it makes can be completed later."""
 
     def __post_init__(self) -> None:
-        _check(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of images, or null")
+        check(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of images, or null")
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ class DetectorConfig:
     """A box under this width or height, in original pixels after clipping, is dropped."""
 
     def __post_init__(self) -> None:
-        _check(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
-        _check(0 < self.rpn_nms_iou <= 1, "detector.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
-        _check(self.rpn_proposals > 0, "detector.rpn_proposals", self.rpn_proposals, "1 or more")
-        _check(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
-        _check(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
-        _check(self.min_box_size >= 1, "detector.min_box_size", self.min_box_size, "1 pixel or more")
+        check(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        check(0 < self.rpn_nms_iou <= 1, "detector.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
+        check(self.rpn_proposals > 0, "detector.rpn_proposals", self.rpn_proposals, "1 or more")
+        check(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
+        check(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
+        check(self.min_box_size >= 1, "detector.min_box_size", self.min_box_size, "1 pixel or more")
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,10 @@ class ClipConfig:
     """Crops in a CLIP batch; every batch has this size. null: 512 on CUDA, 32 on a CPU."""
 
     def __post_init__(self) -> None:
-        _check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
         positive = len(self.crop_scales) > 0 and all(scale > 0 for scale in self.crop_scales)
-        _check(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")
-        _check(self.batch_size is None or self.batch_size > 0, "clip.batch_size", self.batch_size, "1 or more, or null")
+        check(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")
+        check(self.batch_size is None or self.batch_size > 0, "clip.batch_size", self.batch_size, "1 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,14 @@ class RunConfig:
     """Score images again that failed in an earlier run, with the parts that hold them."""
 
     def __post_init__(self) -> None:
-        _check(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
-        _check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
-        _check(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
-        _check(self.workers >= 0, "run.workers", self.workers, "0 or more")
+        check(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
+        check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
+        check(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
+        check(self.workers >= 0, "run.workers", self.workers, "0 or more")
         in_range = self.prune_below is None or 0 < self.prune_below < 1
-        _check(in_range, "run.prune_below", self.prune_below, "a number between 0 and 1, or null")
-        _check(self.threads > 0, "run.threads", self.threads, "1 or more")
-        _check(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
+        check(in_range, "run.prune_below", self.prune_below, "a number between 0 and 1, or null")
+        check(self.threads > 0, "run.threads", self.threads, "1 or more")
+        check(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -172,27 +173,17 @@ class LabelConfig:
     """The labelled JSON; null: labels.json in `run.output`."""
 
     def __post_init__(self) -> None:
-        _check(self.temperature > 0, "label.temperature", self.temperature, "a positive number")
+        check(self.temperature > 0, "label.temperature", self.temperature, "a positive number")
         for name in ("objectness_weight", "score_threshold", "nms_iou"):
-            _check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
+            check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
 
 
 @dataclass(frozen=True)
-class Config:
-    data: DataConfig = field(default_factory=DataConfig)
-    detector: DetectorConfig = field(default_factory=DetectorConfig)
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    label: LabelConfig = field(default_factory=LabelConfig)
+class Sections:
+    """What the configuration of every command has: named sections, and files that are shipped beside the YAML file."""
+
     folder: str = "."
     """Where the YAML file lies: paths to files shipped beside it are looked up there too. Not an option."""
-
-    def __post_init__(self) -> None:
-        if self.run.prune_below is not None and self.label.objectness_weight == 0:
-            raise UserError(
-                "run.prune_below needs label.objectness_weight above 0: without objectness in the score "
-                "it rules out no box"
-            )
 
     def require(self, *keys: str) -> None:
         """Raises for the first of the dotted `keys` that has no value."""
@@ -208,6 +199,22 @@ class Config:
             if place.is_file():
                 return place
         raise UserError(f"{key}: no file at " + " or ".join(str(place) for place in places))
+
+
+@dataclass(frozen=True)
+class Config(Sections):
+    data: DataConfig = field(default_factory=DataConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+
+    def __post_init__(self) -> None:
+        if self.run.prune_below is not None and self.label.objectness_weight == 0:
+            raise UserError(
+                "run.prune_below needs label.objectness_weight above 0: without objectness in the score "
+                "it rules out no box"
+            )
 
 
 def command_line(manual: str | None) -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """From images to class-agnostic box proposals: those of the RPN, refined by the RoI box head.
 
-In the job the only importer of detectron2.
+With `plgen_ddp.proposal_training` the only importer of detectron2.
 
 The recipe is VL-PLM's: proposals in RPN order, each refined by several passes of the box head, objectness stays the
 RPN's. Every box is refined on its own, so only the boxes that are kept go through the passes; that changes no bit of
@@ -68,9 +68,11 @@ class Proposals:
         )
 
 
-def read_detector_config(path: Path, options: DetectorConfig) -> CfgNode:
-    """The detectron2 configuration at `path` with the RPN settings of `options`, checked to be one that stage 1 can
-    run.
+def read_detector_config(path: Path, options: DetectorConfig | None = None) -> CfgNode:
+    """The detectron2 configuration at `path`, checked to be one that stage 1 can run.
+
+    Args:
+        options: its RPN settings take the place of the file's; None: the file's stay, for training.
 
     Raises:
         UserError: not readable, an unknown key, Python objects in the YAML, not a two-stage detector with one class.
@@ -91,6 +93,12 @@ def read_detector_config(path: Path, options: DetectorConfig) -> CfgNode:
             raise UserError(
                 f"detector.config: MODEL.{key} of {path} is {value!r}; a class-agnostic detector has {wanted!r}"
             )
+    return with_rpn_options(cfg, options) if options else cfg
+
+
+def with_rpn_options(cfg: CfgNode, options: DetectorConfig) -> CfgNode:
+    """A copy of `cfg` with the RPN settings of stage 1."""
+    cfg = cfg.clone()
     cfg.MODEL.RPN.NMS_THRESH = options.rpn_nms_iou
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = options.rpn_proposals
     return cfg
@@ -123,8 +131,10 @@ def fetch_weights(weights: str) -> Path:
 class ProposalModel:
     """A class-agnostic two-stage detector that turns batches of images into proposals."""
 
-    def __init__(self, cfg: CfgNode, weights: Path, options: DetectorConfig, device: torch.device) -> None:
-        """Builds the model that `cfg` describes and loads `weights` (from `fetch_weights`) into it.
+    def __init__(
+        self, cfg: CfgNode, weights: Path | dict[str, Tensor], options: DetectorConfig, device: torch.device
+    ) -> None:
+        """Builds the model that `cfg` describes and loads `weights`: a file (from `fetch_weights`) or a state dict.
 
         Raises:
             UserError: the weights are not those of this configuration.
@@ -139,9 +149,12 @@ class ProposalModel:
         self._options = options
         self.device = device
         self.precision = resolve_precision(options.precision, device)
-        with _quiet_detectron2():
+        with quiet_detectron2():
             self.model: Any = build_model(cfg).eval()
-            _load_weights(self.model, weights)
+            if isinstance(weights, Path):
+                _load_weights(self.model, weights)
+            else:
+                self.model.load_state_dict(weights)
         self.model.requires_grad_(False)
         if not isinstance(self.model.roi_heads, (StandardROIHeads, Res5ROIHeads)):  # a cascade is a StandardROIHeads
             raise UserError(
@@ -274,7 +287,7 @@ def _box_passes(roi_heads: Any, features: dict[str, Tensor]) -> list[tuple[Calla
     ]
 
 
-class _SafeCheckpointer(DetectionCheckpointer):
+class SafeCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, which reads tensors and plain containers only: a checkpoint cannot run code."""
 
     def _torch_load(self, f: str) -> Any:
@@ -297,7 +310,7 @@ def _load_weights(model: nn.Module, weights: Path) -> None:
             f"detector.weights: {wrong[0]} of {weights} has shape {tuple(given[wrong[0]].shape)}, "
             f"detector.config needs {tuple(own[wrong[0]].shape)} ({len(wrong)} tensors differ)"
         )
-    _SafeCheckpointer(model).load(str(weights))
+    SafeCheckpointer(model).load(str(weights))
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -312,7 +325,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _quiet_detectron2() -> Iterator[None]:
+def quiet_detectron2() -> Iterator[None]:
     """Every rank would log each loaded tensor; what matters is checked and raised above."""
     loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2")]
     levels = [logger.level for logger in loggers]

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plgen_ddp.coco import Category, write_atomically
-from plgen_ddp.config import Config
+from plgen_ddp.config import Config, Sections
 from plgen_ddp.errors import UserError, suggestion
 
 
@@ -42,7 +42,7 @@ class Vocabulary:
         """What stands in the prompts of each scored name: the novel ones, then the distractors."""
         return [self.aliases.get(name, (name,)) for name in (*self.novel, *self.distractors)]
 
-    def category_ids(self, categories: Sequence[Category]) -> tuple[list[int], set[int]]:
+    def category_ids(self, categories: Sequence[Category], key: str = "label.vocabulary") -> tuple[list[int], set[int]]:
         """(ids of the novel names in their order, ids of the base categories).
 
         Raises:
@@ -52,52 +52,53 @@ class Vocabulary:
         absent = [name for name in (*self.novel, *(self.base or ())) if name not in id_of]
         if absent:
             hints = ", ".join(f"{name!r}{suggestion(name, id_of)}" for name in absent[:5])
-            raise UserError(f"label.vocabulary: {len(absent)} of its names are not categories of the JSON: {hints}")
+            raise UserError(f"{key}: {len(absent)} of its names are not categories of the JSON: {hints}")
         novel = [id_of[name] for name in self.novel]
         base = set(id_of.values()) - set(novel) if self.base is None else {id_of[name] for name in self.base}
         return novel, base
 
 
-def read_vocabulary(config: Config) -> Vocabulary:
-    """The vocabulary that `label.vocabulary` names or lists.
+def read_vocabulary(config: Sections, key: str = "label.vocabulary") -> Vocabulary:
+    """The vocabulary that option `key` names or lists.
 
     Raises:
         UserError: not set, unreadable, an unknown key, no novel name, or a name twice.
     """
-    config.require("label.vocabulary")
-    given = config.label.vocabulary
+    config.require(key)
+    section, option = key.split(".")
+    given = getattr(getattr(config, section), option)
     if isinstance(given, str):
-        given = _read_yaml(config.find(given, "label.vocabulary"))
+        given = _read_yaml(config.find(given, key), key)
     if isinstance(given, (list, tuple)):
         given = {"novel": given}
     if not isinstance(given, dict):
-        raise UserError("label.vocabulary: expected a file, a list of names, or a mapping with `novel`")
+        raise UserError(f"{key}: expected a file, a list of names, or a mapping with `novel`")
     known = ("novel", "base", "distractors", "aliases")
-    for key in given:
-        if key not in known:
-            raise UserError(f"label.vocabulary: unknown key {key!r}{suggestion(str(key), known)}")
+    for name in given:
+        if name not in known:
+            raise UserError(f"{key}: unknown key {name!r}{suggestion(str(name), known)}")
     aliases = given.get("aliases") or {}
     if not isinstance(aliases, dict):
-        raise UserError("label.vocabulary: `aliases` maps a name to a word or a list of words")
+        raise UserError(f"{key}: `aliases` maps a name to a word or a list of words")
     vocabulary = Vocabulary(
-        novel=_names(given.get("novel") or (), "novel"),
-        base=None if given.get("base") is None else _names(given["base"], "base"),
-        distractors=_names(given.get("distractors") or (), "distractors"),
+        novel=_names(given.get("novel") or (), "novel", key),
+        base=None if given.get("base") is None else _names(given["base"], "base", key),
+        distractors=_names(given.get("distractors") or (), "distractors", key),
         aliases={
-            str(name): _names([words] if isinstance(words, str) else words, f"aliases of {name}")
+            str(name): _names([words] if isinstance(words, str) else words, f"aliases of {name}", key)
             for name, words in aliases.items()
         },
     )
     if not vocabulary.novel:
-        raise UserError("label.vocabulary: it has no novel name")
+        raise UserError(f"{key}: it has no novel name")
     scored = [*vocabulary.novel, *vocabulary.distractors]
     for kind, names in (("", [*vocabulary.novel, *(vocabulary.base or ())]), ("scored ", scored)):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise UserError(f"label.vocabulary: {kind}name given twice: {', '.join(twice)}")
+            raise UserError(f"{key}: {kind}name given twice: {', '.join(twice)}")
     for name in vocabulary.aliases:
         if name not in scored:
-            raise UserError(f"label.vocabulary: aliases for {name!r}, which is not scored{suggestion(name, scored)}")
+            raise UserError(f"{key}: aliases for {name!r}, which is not scored{suggestion(name, scored)}")
     return vocabulary
 
 
@@ -180,14 +181,14 @@ class TextEmbeddings:
         write_atomically(self._path, iter([buffer.getvalue()]))
 
 
-def _names(given: Any, what: str) -> tuple[str, ...]:
+def _names(given: Any, what: str, key: str) -> tuple[str, ...]:
     if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in given):
-        raise UserError(f"label.vocabulary: {what} must be a list of names (quote a name such as 'no' or '1')")
+        raise UserError(f"{key}: {what} must be a list of names (quote a name such as 'no' or '1')")
     return tuple(given)
 
 
-def _read_yaml(path: Path) -> Any:
+def _read_yaml(path: Path, key: str) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"label.vocabulary: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{key}: {path} is not valid YAML: {' '.join(str(error).split())}") from None

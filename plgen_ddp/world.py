@@ -1,8 +1,8 @@
 """Who this process is among the ranks, and everything the ranks say to each other.
 
 The only importer of torch.distributed. The group is Gloo and carries small Python objects: a plan from rank 0, a
-summary from each rank. Everything large goes through files. With one process every call is a no-op of the same
-meaning, so there is one code path.
+summary from each rank. Everything large goes through files, except the gradients of a training: on GPUs NCCL carries
+them. With one process every call is a no-op of the same meaning, so there is one code path.
 """
 
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 from torch.utils.data import DistributedSampler
@@ -46,14 +47,19 @@ class World:
     _store: Any = field(default_factory=dist.HashStore)
 
     @classmethod
-    def from_env(cls) -> "World":
-        """Joins the group that torchrun describes in the environment; alone without it."""
+    def from_env(cls, *, gradients: bool = False) -> "World":
+        """Joins the group that torchrun describes in the environment; alone without it.
+
+        gradients: the group also averages gradients (DistributedDataParallel), those on CUDA devices through NCCL.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
         store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
         group_store = dist.PrefixStore("group", store)
-        dist.init_process_group("gloo", store=group_store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        nccl = gradients and torch.cuda.is_available() and dist.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+        dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=_TIMEOUT)
         return cls(rank, size, int(os.environ.get("LOCAL_RANK", "0")), dist.PrefixStore("counter", store))
 
     def __enter__(self) -> "World":

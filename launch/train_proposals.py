@@ -1,0 +1,59 @@
+"""Trains stage 1's class-agnostic Mask R-CNN on the base annotations of a COCO-format JSON.
+
+    torchrun --nproc_per_node=8 launch/train_proposals.py --config configs/train_proposals.yaml \\
+        data.annotations=coco/annotations/instances_train2017.json data.image_root=coco \\
+        data.validation_annotations=coco/annotations/instances_val2017.json run.output=out/detector
+    python launch/train_proposals.py ...                     one process: a GPU, or the CPU
+    ... --export weights/detector.pth                        also the weights alone, float16, compressed
+
+Novel annotations are removed before anything sees them. The same command again goes on from the last checkpoint, also
+on another number of GPUs. `run.output` gets model_final.pth, which detector.weights of launch/score.py takes as it is,
+with log.txt and metrics.json.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from plgen_ddp.config import command_line, load_structured
+from plgen_ddp.errors import one_line_errors
+from plgen_ddp.proposal_training import (
+    ProposalTrainingConfig,
+    export_weights,
+    fetch_initial_weights,
+    open_output,
+    print_recall,
+    read_training_data,
+    train,
+)
+from plgen_ddp.world import World
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parse(words)
+    with one_line_errors():
+        with World.from_env(gradients=True) as world:
+            config = world.on_main(
+                lambda: load_structured(ProposalTrainingConfig, arguments.config, arguments.overrides)
+            )
+            data = world.once_a_node(lambda: read_training_data(config))
+            weights = world.once_a_node(lambda: fetch_initial_weights(config))
+            world.on_main(lambda: open_output(config, data))
+            checkpoint, recall = train(config, world, data, weights)
+        if world.is_main:
+            print_recall(recall)
+            if arguments.export:
+                export_weights(checkpoint, arguments.export)
+            print(f"wrote {arguments.export or checkpoint}")
+    return 0
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_line(__doc__)
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the weights alone, float16, compressed")
+    return parser.parse_intermixed_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
