@@ -122,8 +122,7 @@ class RunConfig:
 
     threads: int = 1
     """CPU threads of a rank. oneDNN's convolutions sum in another order on another number of threads, so one thread is
-    what
-    makes results equal on any number of ranks; a CPU is better filled with ranks, one a core."""
+    what makes results equal on any number of ranks; a CPU is better filled with ranks, one a core."""
 
     max_failures: int = 0
     """The exit status is non-zero when more images than this could not be scored."""

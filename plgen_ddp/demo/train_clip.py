@@ -32,11 +32,9 @@ nothing to it.
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +48,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plgen_ddp.compact import save_compact
 from plgen_ddp.demo.scenes import BASE, JPEG_QUALITY, NOVEL, SEEDS, SceneImage, draw_scene
 
-__all__ = ["Evaluation", "build", "evaluate", "main", "region_embeddings", "save", "text_embeddings", "train"]
+__all__ = ["Evaluation", "build", "evaluate", "main", "region_embeddings", "text_embeddings", "train"]
 
 NAMES = (*BASE, *NOVEL)
 TEXTS = (*NAMES, "background")  # a column of the loss each
@@ -362,30 +361,6 @@ def train(steps: int = STEPS, seed: int = 0) -> CLIP:
     return model.eval()
 
 
-def save(model: CLIP, path: Path) -> None:
-    """Write a state dict that `clip.load` reads, deflated.
-
-    Each row of a weight is rounded to multiples of a power of two such that 8 bits hold it, and stored as float16:
-    the values' low bits are then zero, which is what deflate lives on.
-    """
-    state = {}
-    for name, value in model.state_dict().items():
-        if value.ndim > 1:
-            rows = value.detach().contiguous().float().flatten(1)
-            largest = rows.abs().amax(dim=1, keepdim=True).clamp(min=2.0**-14)
-            step = torch.exp2(torch.ceil(torch.log2(largest / 127)))
-            value = (torch.round(rows / step) * step).view(value.shape)
-        state[name] = value.detach().contiguous().half() if value.is_floating_point() else value
-    plain = io.BytesIO()
-    torch.save(state, plain)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as target:
-        for item in source.infolist():
-            entry = zipfile.ZipInfo(item.filename, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            target.writestr(entry, source.read(item), compresslevel=9)
-
-
 @torch.no_grad()
 def text_embeddings(model: CLIP, names: tuple[str, ...]) -> Tensor:
     """Mean unit embedding over the grammar's plain templates, (len(names), 128), unit length."""
@@ -479,7 +454,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     if args.out:
-        save(train(args.steps, args.seed), args.out)
+        save_compact(train(args.steps, args.seed).state_dict(), args.out)
         _log(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB")
     path = args.out or args.evaluate
     if not path.is_file():
