@@ -17,9 +17,12 @@ DETECTRON2_WHEEL := sal-detectron2==0.7.2 --hash=sha256:491af0c7f79bdb2d178e46f6
 
 .PHONY: setup demo test lint format clean
 
-setup: $(VENV)/ready
+# Another choice of Python, extras or detectron2 is another stamp.
+READY := $(VENV)/ready-$(shell echo '$(PYTHON) $(EXTRAS) $(DETECTRON2)' | cksum | cut -d' ' -f1)
 
-$(VENV)/ready: setup.cfg pyproject.toml Makefile
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "plgen_ddp needs Python 3.10 to 3.13; make setup PYTHON=python3.12 chooses another" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv" >&2; exit 1; }

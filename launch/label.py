@@ -1,8 +1,7 @@
 """Pseudo labels from a region store: no GPU, no detector, no images.
 
-    python launch/label.py --config configs/coco_vlplm.yaml data.annotations=coco/annotations/instances_train2017.json
-    \\
-        run.output=out/coco label.score_threshold=0.7 label.output=out/coco/labels_0.7.json
+    python launch/label.py --config configs/coco_vlplm.yaml run.output=out/coco label.score_threshold=0.7
+    python launch/label.py ... label.annotations=ovd.json label.output=out/coco/ovd.json     another JSON of the images
 
 CLIP is loaded only for names that the store has not seen under these templates.
 """

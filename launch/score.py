@@ -26,14 +26,14 @@ from plgen_ddp.world import World, share_of
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
-        if not arguments.label_only:
-            with World.from_env() as world:
-                config = world.on_main(lambda: load_config(arguments.config, arguments.overrides))
-                score(world, config, label=not arguments.no_label)
-            if not world.is_main:
-                return 0
-        else:
-            config = load_config(arguments.config, arguments.overrides)
+        if arguments.label_only:
+            print_labels(Labeling(load_config(arguments.config, arguments.overrides)).run())
+            return 0
+        with World.from_env() as world:
+            config = world.on_main(lambda: load_config(arguments.config, arguments.overrides))
+            score(world, config, label=not arguments.no_label)
+        if not world.is_main:
+            return 0
         if not arguments.no_label:
             print_labels(Labeling(config).run())
         return 1 if len(store_of(config).failures()) > config.run.max_failures else 0
@@ -45,7 +45,8 @@ def score(world: World, config: Config, *, label: bool) -> None:
     if label:
         world.on_main(lambda: check_labeling(config, dataset.index.image_ids))  # now, not after hours of scoring
     weights = world.once_a_node(lambda: fetch(config))
-    models = load_models(config, weights, prepare_device(config.run, world.local_rank))
+    device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
+    models = world.everywhere(lambda: load_models(config, weights, device))
 
     units = world.on_main(lambda: plan_work(config, dataset, weights, models))
     own = [units[number] for number in share_of(world.rank, world.size, len(units))]

@@ -34,13 +34,15 @@ from plgen_ddp.clip_model import ClipModel
 from plgen_ddp.coco import CocoFile, ImageIndex, PseudoLabels, index_images
 from plgen_ddp.config import Config, load_config
 from plgen_ddp.errors import UserError, one_line_errors
-from plgen_ddp.labeling import label_image, store_of
+from plgen_ddp.labeling import available_cores, label_image, store_of
+from plgen_ddp.precision import DTYPES, resolve_precision
 from plgen_ddp.regions import windows_of
 from plgen_ddp.scoring import (
     Summary,
     clip_batch_size,
     fetch,
     load_models,
+    peak_memory,
     plan_work,
     prepare_device,
     read_dataset,
@@ -72,7 +74,6 @@ _COCO_SIZES = (
 _DISTINCT_IMAGES = 256
 
 _REPOSITORY = Path(__file__).parents[1]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Two proposals are one where their IoU is above this.
 _SAME_BOX_IOU = 0.95
 
@@ -205,11 +206,11 @@ def usable_precisions(precisions: Sequence[str], device: torch.device) -> tuple[
     usable, refused = [], []
     for precision in precisions:
         words = precision.split("+")
-        if len(words) > 2 or not set(words) <= set(_DTYPES):
-            raise UserError(f"--precisions: {precision!r} is not one of {', '.join(_DTYPES)}, or two joined by +")
+        if len(words) > 2 or not set(words) <= set(DTYPES):
+            raise UserError(f"--precisions: {precision!r} is not one of {', '.join(DTYPES)}, or two joined by +")
         if device.type == "cpu" and "fp16" in words:
             refused.append(f"{precision} left out: a CPU has no fast half precision")
-        elif device.type == "cpu" and "bf16" in words and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        elif device.type == "cpu" and "bf16" in words and resolve_precision("auto", device) != "bf16":
             refused.append(f"{precision} left out: this CPU has no bfloat16 instructions")
         else:
             usable.append(precision)
@@ -285,8 +286,8 @@ def _run_job_rank(config: Config, result: Path) -> None:
         start = time.perf_counter()
         dataset = world.on_main(lambda: read_dataset(config))
         weights = world.once_a_node(lambda: fetch(config))
-        device = prepare_device(config.run, world.local_rank)
-        models = load_models(config, weights, device)
+        device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
+        models = world.everywhere(lambda: load_models(config, weights, device))
         units = world.on_main(lambda: plan_work(config, dataset, weights, models))
         own = [units[number] for number in share_of(world.rank, world.size, len(units))]
         loaded = time.perf_counter()
@@ -296,7 +297,7 @@ def _run_job_rank(config: Config, result: Path) -> None:
         store_of(warm_up).open_for_scoring({}, models.clip.dim, {})
         flops = _count_flops(lambda: score_units(warm_up, dataset.index, [first], models, lambda images: None))
         warm = time.perf_counter()
-        peak = measured_peak(device, _DTYPES[models.clip.precision if device.type == "cpu" else "fp16"])
+        peak = measured_peak(device, DTYPES[models.clip.precision if device.type == "cpu" else "fp16"])
 
         world.gather(None)
         world.on_main(lambda: None)  # all start together
@@ -364,7 +365,7 @@ def _run_reference(config: Config, result: Path) -> None:
     from detectron2.modeling import build_model
 
     oracle = _load_oracle()
-    threads = _cores()
+    threads = available_cores()
     device = prepare_device(replace(config.run, threads=threads), 0)
     start = time.perf_counter()
     cfg = get_cfg()
@@ -374,15 +375,15 @@ def _run_reference(config: Config, result: Path) -> None:
     DetectionCheckpointer(detector).load(config.detector.weights)
     clip_model, preprocess = clip.load(config.clip.model, device=device)
     images = index_images(
-        CocoFile(config.data.annotations or "", "data.annotations").images(),
-        config.data.image_root or "",
-        Path(config.data.annotations or ""),
+        CocoFile(config.value("data.annotations"), "data.annotations").images(),
+        config.value("data.image_root"),
+        Path(config.value("data.annotations")),
     ).first(config.data.limit)
     loaded = time.perf_counter()
 
     laps = _Laps(StageClock(device))
     laps.follow(detector, clip_model)
-    boxes, rows = 0, []
+    boxes = 0
 
     def one_image(position: int) -> None:
         nonlocal boxes
@@ -392,9 +393,8 @@ def _run_reference(config: Config, result: Path) -> None:
         found = oracle.reference_regions(detector, cfg, clip_model, preprocess, image_bgr)
         boxes += len(found.boxes_xyxy)
         laps.end("crop")
-        # What the reference keeps of an image, written every so often.
-        rows.append({"bbox": found.boxes_xyxy.tolist(), "objectness": found.objectness.tolist()})
-        (result.parent / "proposals.json").write_text(json.dumps(rows[-1]))
+        row = {"bbox": found.boxes_xyxy.tolist(), "objectness": found.objectness.tolist()}
+        (result.parent / "proposals.json").write_text(json.dumps(row))
         laps.end("write")
 
     one_image(0)
@@ -423,7 +423,7 @@ def _run_reference(config: Config, result: Path) -> None:
         crops_per_image=2 * boxes / len(images),
         load_seconds=loaded - start,
         warm_up_seconds=warm - loaded,
-        peak_memory=_peak_memory(),
+        peak_memory=peak_memory(),
         end_memory=resident_memory(),
         peak_gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     )
@@ -529,10 +529,6 @@ def resident_memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
         return 0
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # ------------------------------------------------------------------------------------------------------------ agreement
@@ -662,7 +658,7 @@ def run(options: Options) -> Report:
     """
     on_cpu = "run.device=cpu" in options.overrides or not torch.cuda.is_available()
     device = torch.device("cpu" if on_cpu else "cuda")
-    places = _cores() if on_cpu else torch.cuda.device_count()
+    places = available_cores() if on_cpu else torch.cuda.device_count()
     precisions, refused = usable_precisions(options.precisions, device)
     if not precisions:
         raise UserError(f"--precisions: {'; '.join(refused)}")
@@ -697,10 +693,6 @@ def run(options: Options) -> Report:
         growth.append(measure_job(larger, last, ranks, f"growth-{factor}")[0])
     agreement = compare_stores(inputs, stores, precisions[0]) if options.agreement else []
     return Report(hardware(), tuple(notes), tuple(runs), tuple(scaling), tuple(growth), tuple(agreement))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --------------------------------------------------------------------------------------------------------------- tables

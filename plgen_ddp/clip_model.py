@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.errors import UserError, one_line, suggestion
 from plgen_ddp.precision import DTYPES
 
 with warnings.catch_warnings():
@@ -68,8 +68,7 @@ class ClipModel:
                 # On the CPU clip gives float32, whatever the file holds: the start for each of the precisions.
                 model, _ = clip.load(str(weights), device="cpu")
         except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, UnpicklingError, EOFError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"clip.model: {weights} is not a CLIP checkpoint: {reason}") from None
+            raise UserError(f"clip.model: {weights} is not a CLIP checkpoint: {one_line(error)}") from None
         if dtype != torch.float32:
             _cast_products(model, dtype)
         self._model: Any = model.eval().requires_grad_(False).to(device)

@@ -122,12 +122,15 @@ class CocoFile:
                 raise UserError(f"{self._key}: {self.path} has two categories with {what} {repeated!r}")
         return categories
 
+    def annotation_keys(self) -> list[AnnotationKeys]:
+        """Image, category and id of every annotation, in the file's order; none where the file has no annotations."""
+        return self._decode("annotations", list[AnnotationKeys]) if "annotations" in self._top else []
+
     def annotations(self, category_ids: set[int]) -> list[Annotation]:
         """The annotations of these categories, in the file's order. Others are decoded no further than the category."""
         if "annotations" not in self._top:
             raise UserError(f"{self._key}: {self.path} has no annotations")
-        keys = self._decode("annotations", list[AnnotationKeys])
-        texts = self._decode("annotations", list[msgspec.Raw])
+        keys, texts = self.annotation_keys(), self._decode("annotations", list[msgspec.Raw])
         try:
             return [
                 msgspec.json.decode(text, type=Annotation)
@@ -158,7 +161,7 @@ class CocoFile:
         Returns:
             How many base annotations were kept.
         """
-        keys = self._decode("annotations", list[AnnotationKeys]) if "annotations" in self._top else []
+        keys = self.annotation_keys()
         texts = self._decode("annotations", list[msgspec.Raw]) if keys else []
         wanted = None if image_ids is None else set(image_ids)
         kept = [

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.errors import UserError, one_line, suggestion
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -75,7 +75,7 @@ class DetectorConfig:
         check(self.rpn_proposals > 0, "detector.rpn_proposals", self.rpn_proposals, "1 or more")
         check(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
         check(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
-        check(self.min_box_size >= 1, "detector.min_box_size", self.min_box_size, "1 pixel or more")
+        check(self.min_box_size > 1, "detector.min_box_size", self.min_box_size, "more than 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,19 @@ class Sections:
     def require(self, *keys: str) -> None:
         """Raises for the first of the dotted `keys` that has no value."""
         for key in keys:
-            section, name = key.split(".")
-            if getattr(getattr(self, section), name) in (None, ""):
-                raise UserError(f"{key} is not set; add {key}=... to the command or set it in the config")
+            self.value(key)
+
+    def value(self, key: str) -> str:
+        """The path or name that the dotted `key` must have.
+
+        Raises:
+            UserError: it has none.
+        """
+        section, name = key.split(".")
+        value = getattr(getattr(self, section), name)
+        if value in (None, ""):
+            raise UserError(f"{key} is not set; add {key}=... to the command or set it in the config")
+        return value
 
     def find(self, path: str, key: str) -> Path:
         """The existing file that option `key` means by `path`: from the current folder, else beside the config file."""
@@ -209,6 +219,10 @@ class Config(Sections):
     label: LabelConfig = field(default_factory=LabelConfig)
 
     def __post_init__(self) -> None:
+        # An interval longer than a pixel keeps one when its ends are rounded; a shorter one may vanish.
+        smallest = min(self.clip.crop_scales) * self.detector.min_box_size
+        expected = "scales at which a box of detector.min_box_size is more than 1 pixel"
+        check(smallest > 1, "clip.crop_scales", list(self.clip.crop_scales), expected)
         if self.run.prune_below is not None and self.label.objectness_weight == 0:
             raise UserError(
                 "run.prune_below needs label.objectness_weight above 0: without objectness in the score "
@@ -242,7 +256,7 @@ def load_structured(schema: type[T], path: str | Path, overrides: Sequence[str] 
     try:
         given = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {_one_line(error)}") from None
+        raise UserError(f"{path} is not valid YAML: {_reason(error)}") from None
     if not isinstance(given, DictConfig):
         raise UserError(f"{path} does not hold a mapping of sections")
     # The schema's classes are frozen, which OmegaConf takes as read-only nodes; only the merge may write.
@@ -258,7 +272,7 @@ def load_structured(schema: type[T], path: str | Path, overrides: Sequence[str] 
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise UserError(f"{key}{_one_line(error)}") from None
+        raise UserError(f"{key}{_reason(error)}") from None
 
 
 def _parse_override(word: str, schema: type) -> DictConfig:
@@ -267,7 +281,7 @@ def _parse_override(word: str, schema: type) -> DictConfig:
     try:
         given = OmegaConf.from_dotlist([word])
     except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{word!r}: {_one_line(error)}") from None
+        raise UserError(f"{word!r}: {_reason(error)}") from None
     _check_keys(given, schema, "the command line")
     return given
 
@@ -297,5 +311,5 @@ def _make_writable(node: DictConfig) -> None:
             _make_writable(child)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n    full_key")[0].split())
+def _reason(error: Exception) -> str:
+    return one_line(error).split(" full_key:")[0]  # OmegaConf adds lines about its own objects

@@ -20,6 +20,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def one_line(error: Exception) -> str:
+    """What a library says of its error, without the line breaks and not for ever."""
+    return " ".join(str(error).split())[:300]
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns a `UserError` into one line on stderr and exit status 2, Ctrl-C into 130; a bug keeps its traceback."""
@@ -30,5 +35,5 @@ def one_line_errors() -> Iterator[None]:
             print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        print("interrupted", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

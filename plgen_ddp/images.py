@@ -2,7 +2,7 @@
 
 The plan of the work comes from the dataset alone, never from the number of ranks: images are grouped by the shape that
 the detector sees, each group is cut into units, a unit into batches. A unit is computed as a whole and stored as one
-part, so its bytes do not depend on who computes it, or on what was done before.
+part, so its bytes do not depend on who computes it, or on where an earlier run was stopped.
 """
 
 import time
@@ -246,14 +246,27 @@ def _imdecode(encoded: np.ndarray, flags: int) -> np.ndarray:
 def _is_cut_off(data: bytes) -> bool:
     """Whether a JPEG or PNG stops before its end marker. OpenCV would fill the rest with gray and say nothing.
 
-    In a JPEG the last start-of-scan must be followed by an end-of-image; looking behind the scan skips those of an
-    embedded thumbnail. Neither marker can occur inside a scan's data (ITU T.81, B.1.1.5).
+    A JPEG's segments are walked up to the first scan, past an embedded thumbnail with markers of its own. Behind that
+    there must be an end-of-image, which cannot occur inside a scan's data (ITU T.81, B.1.1).
     """
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
-    return False
+        return b"IEND" not in data
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return False  # not a segment: the decoder shall say what it is
+        marker = data[position + 1]
+        if marker == 0xDA:  # start of scan
+            return data.find(b"\xff\xd9", position) < 0
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers without a segment
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return True
 
 
 def _identity(batch: Any) -> Any:

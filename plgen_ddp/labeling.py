@@ -130,12 +130,12 @@ class Labeling:
         Raises:
             UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
         """
-        if config.label.annotations is None:
-            config.require("data.annotations")
-        config.require("run.output")
         self._config = config
-        key = "data.annotations" if config.label.annotations is None else "label.annotations"
-        self._coco = CocoFile(config.label.annotations or config.data.annotations or "", key)
+        self._path = Path(config.label.output or Path(config.value("run.output"), "labels.json"))
+        self._coco = self._file_to_label()
+        if self._path.resolve() == self._coco.path.resolve():
+            raise UserError(f"label.output: {self._path} is the JSON to label; choose another name")
+        self._coco.annotation_keys()  # what is wrong with them must show now
         self._vocabulary: Vocabulary = read_vocabulary(config)
         self._templates = read_templates(config)
         self._novel_ids, self._base_ids = self._vocabulary.category_ids(self._coco.categories())
@@ -180,22 +180,30 @@ class Labeling:
         labels, failed = self._label_parts(
             store, sorted({part_of[image_id] for image_id in wanted - set(absent)}), wanted, text_embeddings
         )
-        path = Path(config.label.output) if config.label.output else Path(config.run.output or "") / "labels.json"
         everything = len(self._image_ids) == len(self._coco.images())
         return LabelSummary(
-            path=path,
+            path=self._path,
             images=len(self._image_ids),
             failed_images=failed,
             absent_images=len(absent),
             pseudo_labels=len(labels),
             base_annotations=self._coco.write_labelled(
-                path,
+                self._path,
                 self._base_ids,
                 labels,
                 self._provenance(store, manifest, len(labels), failed, len(absent)),
                 image_ids=None if everything else self._image_ids,
             ),
         )
+
+    def _file_to_label(self) -> CocoFile:
+        """The JSON of `label.annotations`, else of `data.annotations`, else the one that the store was made from."""
+        config = self._config
+        if config.label.annotations is not None:
+            return CocoFile(config.label.annotations, "label.annotations")
+        if config.data.annotations is None and (recorded := store_of(config).manifest().get("annotations")):
+            return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
+        return CocoFile(config.value("data.annotations"), "data.annotations")
 
     def _images_to_label(self) -> list[int]:
         """The JSON's images; with `data.limit`, those of them that stage 1 was limited to."""
@@ -205,7 +213,7 @@ class Labeling:
             return image_ids
         if config.label.annotations is None:
             return image_ids[: config.data.limit]
-        scored = CocoFile(config.data.annotations or "", "data.annotations").images()[: config.data.limit]
+        scored = CocoFile(config.value("data.annotations"), "data.annotations").images()[: config.data.limit]
         return sorted(set(image_ids) & {image.id for image in scored})
 
     def _check_pruning(self, pruning: dict[str, float] | None) -> None:
@@ -215,8 +223,8 @@ class Labeling:
         weight, threshold = pruning["objectness_weight"], pruning["prune_below"]
         highest = np.array([(threshold - (1 - weight)) / weight])  # objectness of the boxes that were left out, at most
         label = self._config.label
-        # A hair above the threshold is the rounding of this very formula.
-        if can_exceed(highest, label.objectness_weight, label.score_threshold + 1e-9)[0]:
+        # Below 0 none was left out. A hair above the threshold is the rounding of this very formula.
+        if highest[0] >= 0 and can_exceed(highest, label.objectness_weight, label.score_threshold + 1e-9)[0]:
             raise UserError(
                 f"this store was made with run.prune_below={threshold} at label.objectness_weight={weight}: its boxes "
                 f"of objectness up to {highest[0]:.3f} have no embedding, and label.score_threshold="
@@ -237,7 +245,7 @@ class Labeling:
 
         # The parts are the parallelism. One BLAS thread in each of them also keeps the products' bits the same on any
         # number of cores.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
             results = list(pool.map(label_part, paths))
         labels = PseudoLabels.concatenate([labels for labels, _ in results]).sorted_by_image()
         return labels, sum(failed for _, failed in results)
@@ -258,8 +266,8 @@ class Labeling:
                 f"clip.model: {self._config.clip.model} is not the model that made this store "
                 f"(its weights have SHA-256 {expected[:12]}...)"
             )
-        # A rank scores on one thread; this rank is alone now. A transformer's products are the same bits on any number.
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        # A rank scores on one thread, and is alone now. Text embeddings keep their bits on several: a test holds it.
+        torch.set_num_threads(available_cores())
         device = torch.device("cuda" if torch.cuda.is_available() and self._config.run.device != "cpu" else "cpu")
         model = ClipModel(weights, device, "fp32")
         print(f"embedding {len(self._vocabulary.words())} names, {len(self._templates)} prompts each", file=sys.stderr)
@@ -305,8 +313,12 @@ def pruning_of(config: Config) -> dict[str, float] | None:
 
 def store_of(config: Config) -> RegionStore:
     """The region store of a run."""
-    config.require("run.output")
-    return RegionStore(Path(config.run.output or "") / "store")
+    return RegionStore(Path(config.value("run.output"), "store"))
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def file_sha256(path: Path) -> str:

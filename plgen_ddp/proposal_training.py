@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plgen_ddp.coco import Annotation, CocoFile, ImageIndex, index_images, write_atomically
 from plgen_ddp.compact import save_compact
 from plgen_ddp.config import DetectorConfig, RunConfig, Sections, check
-from plgen_ddp.errors import UserError
+from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.images import image_batches, on_device, plan_units
 from plgen_ddp.proposals import (
     ProposalModel,
@@ -83,8 +83,7 @@ class TrainingDataConfig:
 @dataclass(frozen=True)
 class InitialDetectorConfig:
     config: str | None = None
-    """detectron2 YAML of a two-stage detector with one class, looked up from the current folder, then beside the
-    config."""
+    """detectron2 YAML of a two-stage detector with one class; from the current folder, or beside the config file."""
 
     weights: str | None = None
     """Where training starts: a .pth of tensors or a .pkl of arrays (detectron2's ImageNet backbones), a file or a URL
@@ -242,7 +241,7 @@ def read_training_data(config: ProposalTrainingConfig) -> TrainingData:
     """
     config.require("data.annotations", "data.image_root", "data.vocabulary", "detector.config", "run.output")
     with_masks = read_detector_config(_detector_file(config)).MODEL.MASK_ON
-    path = Path(config.data.annotations or "")
+    path = Path(config.value("data.annotations"))
     coco = CocoFile(path, "data.annotations")
     _, base_ids = read_vocabulary(config, "data.vocabulary").category_ids(coco.categories(), "data.vocabulary")
     annotations = coco.annotations(base_ids)
@@ -259,7 +258,7 @@ def read_training_data(config: ProposalTrainingConfig) -> TrainingData:
             f"data.annotations: no base annotation of {path} has a mask to learn from; "
             "give one, or set MODEL.MASK_ON: false in detector.config"
         )
-    index = index_images(used, config.data.image_root or "", path)
+    index = index_images(used, config.value("data.image_root"), path)
     _check_files(index, "data.image_root")
     with quiet_detectron2():
         records = filter_images_with_only_crowd_annotations(
@@ -292,7 +291,7 @@ def fetch_initial_weights(config: ProposalTrainingConfig) -> Path | None:
     try:
         path = Path(PathManager.get_local_path(weights))
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"detector.weights: cannot download {weights}: {_one_line(error)}") from None
+        raise UserError(f"detector.weights: cannot download {weights}: {one_line(error)}") from None
     if not path.is_file():
         raise UserError(f"detector.weights: no file at {weights}")
     return path
@@ -311,12 +310,12 @@ def open_output(config: ProposalTrainingConfig, data: TrainingData) -> None:
         "detector.weights": config.detector.weights,
     }
     identity |= {f"train.{name}": value for name, value in asdict(config.train).items()}
-    path = Path(config.run.output or "") / "training.json"
+    path = Path(config.value("run.output")) / "training.json"
     if path.is_file() and (path.parent / "last_checkpoint").is_file():  # before the first, nothing is lost
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            raise UserError(f"run.output: {path} is not readable: {_one_line(error)}") from None
+            raise UserError(f"run.output: {path} is not readable: {one_line(error)}") from None
         identity = json.loads(json.dumps(identity))
         changed = [name for name in identity if before.get(name) != identity[name]]
         if changed:
@@ -340,7 +339,7 @@ def train(
     """
     world.on_main(lambda: _check_share(config.train.images_per_step, world.size))
     device = prepare_device(RunConfig(device=config.run.device, threads=config.run.threads), world.local_rank)
-    folder = Path(config.run.output or "")
+    folder = Path(config.value("run.output"))
     for name in ("detectron2", "fvcore"):
         setup_logger(str(folder), distributed_rank=world.rank, name=name, abbrev_name=name)
     cfg = _training_cfg(config, data, device)
@@ -475,7 +474,7 @@ def _read_ground_truth(config: ProposalTrainingConfig) -> GroundTruth | None:
     split = read_vocabulary(config, "data.vocabulary")
     novel_ids, base_ids = split.category_ids(coco.categories(), "data.vocabulary")
     given = config.data.validation_image_root
-    index = index_images(coco.images(), given or config.data.image_root or "", path)
+    index = index_images(coco.images(), given or config.value("data.image_root"), path)
     _check_files(index, "data.validation_image_root" if given else "data.image_root")
 
     def boxes(category_ids: set[int]) -> dict[int, Tensor]:
@@ -496,7 +495,7 @@ def _check_files(index: ImageIndex, key: str) -> None:
 
 
 def _detector_file(config: ProposalTrainingConfig) -> Path:
-    return config.find(config.detector.config or "", "detector.config")
+    return config.find(config.value("detector.config"), "detector.config")
 
 
 def _check_share(images: int, ranks: int) -> None:
@@ -559,7 +558,7 @@ class _Mapper(DatasetMapper):
             return super().__call__(dataset_dict)
         except (OSError, SizeMismatchError) as error:
             logging.getLogger("detectron2").warning(
-                f"left out image {dataset_dict['image_id']}: {dataset_dict['file_name']}: {_one_line(error)}"
+                f"left out image {dataset_dict['image_id']}: {dataset_dict['file_name']}: {one_line(error)}"
             )
             return None
 
@@ -598,7 +597,7 @@ class _Checkpointer(SafeCheckpointer):
         try:
             loaded = _read_arrays(filename) if filename.endswith(".pkl") else super()._load_file(filename)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{self._option} is not a checkpoint of tensors: {_one_line(error)}") from None
+            raise UserError(f"{self._option} is not a checkpoint of tensors: {one_line(error)}") from None
         if not isinstance(loaded.get("model"), dict):
             raise UserError(f"{self._option} is not a checkpoint: it holds no model")
         return loaded
@@ -654,7 +653,3 @@ def _read_arrays(filename: str) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 20 else text[:12] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -3,8 +3,7 @@
 With `plgen_ddp.proposal_training` the only importer of detectron2.
 
 The recipe is VL-PLM's: proposals in RPN order, each refined by several passes of the box head, objectness stays the
-RPN's. Every box is refined on its own, so only the boxes that are kept go through the passes; that changes no bit of
-them.
+RPN's. Every box is refined on its own, so only the boxes that are kept go through the passes, bit for bit the same.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from yaml import YAMLError
 
 from plgen_ddp.config import DetectorConfig
-from plgen_ddp.errors import UserError
+from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.images import ImageBatch
 from plgen_ddp.precision import DTYPES, resolve_precision
 from plgen_ddp.resample import resize_images
@@ -82,7 +81,7 @@ def read_detector_config(path: Path, options: DetectorConfig | None = None) -> C
         # detectron2 warns and falls back to unsafe YAML unless told otherwise.
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (YAMLError, KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
-        raise UserError(f"detector.config: {path} is not a detectron2 config: {_one_line(error)}") from None
+        raise UserError(f"detector.config: {path} is not a detectron2 config: {one_line(error)}") from None
     model = cfg.MODEL
     for key, value, wanted in (
         ("META_ARCHITECTURE", model.META_ARCHITECTURE, "GeneralizedRCNN"),
@@ -114,7 +113,7 @@ def fetch_weights(weights: str) -> Path:
         try:
             path = Path(PathManager.get_local_path(weights))
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"detector.weights: cannot download {weights}: {_one_line(error)}") from None
+            raise UserError(f"detector.weights: cannot download {weights}: {one_line(error)}") from None
     else:
         path = Path(weights)
         if not path.is_file():
@@ -162,12 +161,13 @@ class ProposalModel:
                 "use StandardROIHeads, CascadeROIHeads or Res5ROIHeads"
             )
         if self.precision != "fp32":
-            _prepare_half_precision(self.model)
+            _prepare_half_precision(self.model, DTYPES[self.precision])
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) to which an image is resized before padding: detectron2's ResizeShortestEdge."""
         shortest, longest = self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST
-        return ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+        height, width = ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+        return max(height, 1), max(width, 1)  # an image of one line, thousands of pixels long, is still an image
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) of the network's input for an image of this size, as `ImageList.from_tensors` pads it."""
@@ -241,8 +241,9 @@ class ProposalModel:
 
     def _to_original(self, boxes: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
         """Each axis by its own ratio: the rounded sizes differ between them by up to 0.3 px in 640."""
-        ratio_y, ratio_x = original[0] / resized[0], original[1] / resized[1]
-        return boxes * boxes.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
+        x = boxes[:, 0::2] * (original[1] / resized[1])
+        y = boxes[:, 1::2] * (original[0] / resized[0])
+        return torch.stack([x, y], dim=2).flatten(1)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -250,8 +251,9 @@ class ProposalModel:
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
 
-def _prepare_half_precision(model: nn.Module) -> None:
-    """Lays convolutions out as half-precision kernels want them, and folds their frozen batch norms into them.
+def _prepare_half_precision(model: nn.Module, dtype: torch.dtype) -> None:
+    """Lays convolutions out as half-precision kernels want them, folds their frozen batch norms into them, and casts
+    what multiplies: autocast would cast the weights anew for every image and pass, since they need no gradient.
 
     Not in float32: nothing is gained from the layout there, and folding would move the recipe's last bits.
     """
@@ -263,11 +265,13 @@ def _prepare_half_precision(model: nn.Module) -> None:
                 module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
             module.norm = None  # type: ignore[assignment]
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            module.to(dtype)
 
 
 def _box_passes(roi_heads: Any, features: dict[str, Tensor]) -> list[tuple[Callable[[list[Boxes]], Tensor], Any]]:
-    """What one refinement applies in turn: (boxes to deltas, the transform that moves boxes by them). A cascade has
-    several."""
+    """What one refinement applies in turn, several for a cascade: (boxes to deltas, what moves boxes by deltas)."""
     if isinstance(roi_heads, Res5ROIHeads):
         maps = [features[name] for name in roi_heads.in_features]
         shared = roi_heads._shared_roi_transform
@@ -298,7 +302,7 @@ def _load_weights(model: nn.Module, weights: Path) -> None:
     # Compared before loading: detectron2 only logs what does not fit and goes on with random weights.
     given, own = _read_state_dict(weights), model.state_dict()
     needed = [name for name in own if not name.startswith(("pixel_", "roi_heads.mask_", "roi_heads.keypoint_"))]
-    missing = [name for name in needed if name not in given]
+    missing = [name for name in needed if not isinstance(given.get(name), Tensor)]
     if missing:
         raise UserError(
             f"detector.weights: {weights} lacks {len(missing)} of the {len(needed)} tensors of detector.config, "
@@ -317,7 +321,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {_one_line(error)}") from None
+        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {one_line(error)}") from None
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not any(str(name).startswith("proposal_generator.") for name in state):
         raise UserError(f"detector.weights: {path} holds no detectron2 detector: no proposal_generator.* tensors in it")
@@ -338,7 +342,3 @@ def quiet_detectron2() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

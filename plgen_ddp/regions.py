@@ -186,9 +186,9 @@ class RegionEncoder:
         window_of_box = np.concatenate(
             [image.window_of_box + start for image, start in zip(self._images, starts[:-1], strict=True)]
         )
-        of_boxes = torch.cat(self._embeddings)[
-            torch.from_numpy(window_of_box).to(self._device)
-        ]  # (sum of m, scales, d)
+        # Without waiting: a plain copy would wait for all of CLIP that is queued before it.
+        index = torch.from_numpy(window_of_box).to(self._device, non_blocking=True)
+        of_boxes = torch.cat(self._embeddings)[index]  # (sum of m, scales, d)
         mean = functional.normalize(of_boxes.mean(dim=1), dim=-1).half()
         if self._stream is None:
             return PendingRegions(self._images, mean, None)
@@ -217,8 +217,7 @@ def _on_host(proposals: Sequence[Proposals]) -> list[tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True, slots=True)
 class _CroppedImage:
-    """window_of_box: int64 (m, scales), which of the image's `windows` distinct windows each embedded box has at each
-    scale."""
+    """window_of_box: int64 (m, scales), which of the image's `windows` distinct windows a box has at a scale."""
 
     image_id: int
     boxes_xyxy: np.ndarray

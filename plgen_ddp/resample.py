@@ -14,11 +14,11 @@ So a resize is two matrix products with a rounding after each, and the outputs t
 of the two matrices that are never built: a 5 x 600 window, 26,880 px long once resized, costs what a 5 x 15 one does.
 
 Two paths follow. On a CPU, PyTorch's own uint8 kernels take one window at a time, and Pillow itself makes the
-detector's
-input: one level of difference in a thousand pixels reorders proposals of nearly equal objectness, and beside a detector
-on a CPU its time is nothing. Elsewhere, windows of similar size share two batched products: in float16 on CUDA, which
-holds every grey level exactly and a weight to 1 part in 2048; the detector's input, one image in two hundred of these
-resizes, in float32.
+detector's input: one level of difference in a thousand pixels reorders proposals of nearly equal objectness, and beside
+a detector on a CPU its time is nothing. Elsewhere, windows of similar size share two batched products: in float16 on
+CUDA, which holds every grey level exactly and a weight to 1 part in 2048; the detector's input, one of some two hundred
+resizes of an image, in float32.
+
 On 750 million values of noise neither was more than 2 grey levels from Pillow. Off by 2 were 8 values in a million on
 the CPU path, and 180 in a million for float16 products, which were run on a CPU for this.
 

@@ -67,16 +67,16 @@ def read_dataset(config: Config) -> Dataset:
         UserError: a missing option or file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
     """
     config.require("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
-    read_detector_config(config.find(config.detector.config or "", "detector.config"), config.detector)
-    annotations = Path(config.data.annotations or "")
+    read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
+    annotations = Path(config.value("data.annotations"))
     images = CocoFile(annotations, "data.annotations").images()
-    index = index_images(images, config.data.image_root or "", annotations)
+    index = index_images(images, config.value("data.image_root"), annotations)
     return Dataset(index.first(config.data.limit), dataset_digest(images), len(images))
 
 
 def fetch(config: Config) -> Weights:
     """The weight files; those given by name or URL are downloaded into a cache."""
-    return Weights(fetch_weights(config.detector.weights or ""), fetch_clip(config.clip.model))
+    return Weights(fetch_weights(config.value("detector.weights")), fetch_clip(config.clip.model))
 
 
 def prepare_device(run: RunConfig, local_rank: int) -> torch.device:
@@ -105,7 +105,7 @@ def clip_batch_size(options: ClipConfig, device: torch.device) -> int:
 
 def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
     """Both models on the rank's device, in the configured precision."""
-    cfg = read_detector_config(config.find(config.detector.config or "", "detector.config"), config.detector)
+    cfg = read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
     detector = ProposalModel(cfg, weights.detector, config.detector, device)
     return Models(detector, ClipModel(weights.clip, device, resolve_precision(config.clip.precision, device)))
 
@@ -141,12 +141,14 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
     versions = {
         name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless", "clip-anytorch")
     }
-    store.open_for_scoring(identity, models.clip.dim, versions | {"plgen_ddp": __version__})
+    store.open_for_scoring(
+        identity, models.clip.dim, versions | {"plgen_ddp": __version__}, Path(config.value("data.annotations"))
+    )
     if run.retry_failures:
-        store.drop_parts_with_failures()
+        store.drop_parts_with_failures(dataset.index.image_ids.tolist())
     units = plan_units(dataset.index, models.detector.padded_size, run.images_per_part, run.images_per_batch)
-    scored = np.fromiter(store.part_of_images(), np.int64)
-    left = [unit[~np.isin(dataset.index.image_ids[unit], scored)] for unit in units]
+    scored = np.isin(dataset.index.image_ids, np.fromiter(store.part_of_images(), np.int64))
+    left = [unit[~scored[unit]] for unit in units]
     return [unit for unit in left if len(unit)]
 
 
@@ -184,9 +186,14 @@ def score_units(
         images=images,
         boxes=writer.boxes,
         seconds=time.perf_counter() - start,
-        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_memory=peak_memory(),
         peak_gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     )
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held so far, bytes; decoding workers are not in it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def check_coverage(config: Config, dataset: Dataset) -> None:

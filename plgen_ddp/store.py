@@ -1,5 +1,4 @@
-"""The region store: what stage 1 leaves on disk, one Parquet part a unit of work, and a manifest that says what made
-it.
+"""The region store: what stage 1 leaves on disk, a Parquet part for each unit of work and a manifest of what made them.
 
 A part is written to a temporary name, flushed and renamed, so a part that exists is complete. Every image of a unit is
 a row of its part: with boxes, without any, or failed with a reason. No torch in here: a laptop reads it.
@@ -12,6 +11,7 @@ list<float32>, four a box, original pixels; objectness list<float32>; embeddings
 box, of all boxes or of the first ones.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -19,7 +19,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from plgen_ddp.coco import write_atomically
-from plgen_ddp.errors import UserError
+from plgen_ddp.errors import UserError, one_line
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
 FORMAT = 1
@@ -76,14 +76,16 @@ class RegionStore:
 
     # The manifest.
 
-    def open_for_scoring(self, identity: Mapping[str, Any], dim: int, versions: Mapping[str, str]) -> None:
+    def open_for_scoring(
+        self, identity: Mapping[str, Any], dim: int, versions: Mapping[str, str], annotations: Path | None = None
+    ) -> None:
         """Creates the store, or checks that an existing one was made from the same things.
 
         Args:
             identity: what decides the content: dataset, weights, settings. Nested mappings of plain values.
             dim: length of an embedding.
-            versions: of the libraries; recorded, and a change of them only told, since it costs last digits and not
-            labels.
+            annotations: the JSON that is scored; recorded as what labelling reads when it is told of no other.
+            versions: of the libraries; recorded, and a change only told, since it costs last digits and not labels.
 
         Raises:
             UserError: an existing store has another identity; the message lists each difference.
@@ -103,11 +105,17 @@ class RegionStore:
             return
         if self.part_paths():
             raise UserError(f"run.output: {self.folder} has parts but no manifest.json; choose another run.output")
-        manifest = {"format": FORMAT, "dim": dim, "versions": dict(versions), "identity": identity}
+        manifest = {
+            "format": FORMAT,
+            "dim": dim,
+            "versions": dict(versions),
+            "annotations": str(annotations.resolve()) if annotations else None,
+            "identity": identity,
+        }
         write_atomically(path, iter([json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n"]))
 
     def manifest(self) -> dict[str, Any]:
-        """`format`, `dim`, `versions`, `identity`.
+        """`format`, `dim`, `versions`, `annotations`, `identity`; see `open_for_scoring`.
 
         Raises:
             UserError: there is no store here, or one of another format.
@@ -157,14 +165,13 @@ class RegionStore:
         Raises:
             UserError: the part is damaged.
         """
-        dim = self.manifest()["dim"]
         table = self._read(path)
         columns = [table.column(name) for name in ("image_id", "stage", "reason")]
         for row, (image_id, stage, reason) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
             boxes = _values(table, "boxes_xyxy", row).reshape(-1, 4)
             embeddings = np.frombuffer(table.column("embeddings")[row].as_buffer() or b"", "<f2")
             objectness = _values(table, "objectness", row)
-            yield StoredImage(image_id, boxes, objectness, embeddings.reshape(-1, dim), stage, reason)
+            yield StoredImage(image_id, boxes, objectness, embeddings.reshape(-1, self._dim), stage, reason)
 
     def part_of_images(self) -> dict[int, Path]:
         """Which part holds each image.
@@ -191,24 +198,33 @@ class RegionStore:
             found += [(row["image_id"], row["stage"], row["reason"]) for row in rows if row["reason"] is not None]
         return sorted(found)
 
-    def drop_parts_with_failures(self) -> None:
-        """Removes every part that holds a failed image, so that its images are scored again."""
-        for path in {
-            part for image, part in self.part_of_images().items() if image in {row[0] for row in self.failures()}
-        }:
-            path.unlink()
+    def drop_parts_with_failures(self, image_ids: Collection[int]) -> None:
+        """Removes every part of these images that holds a failed one, so that its images are scored again."""
+        wanted = set(image_ids)
+        failed = {image_id for image_id, _, _ in self.failures()}
+        images_of: dict[Path, set[int]] = {}
+        for image_id, path in self.part_of_images().items():
+            images_of.setdefault(path, set()).add(image_id)
+        for path, images in images_of.items():
+            if images & failed and images <= wanted:
+                path.unlink()
 
     def sweep(self) -> None:
         """Removes what killed writers left under temporary names. Only when no writer is at work."""
         for path in [*self.folder.glob(".*.tmp"), *self._parts.glob(".*.tmp")]:
             path.unlink(missing_ok=True)
 
+    @functools.cached_property
+    def _dim(self) -> int:
+        return self.manifest()["dim"]
+
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         try:
             return pq.read_table(path, columns=columns, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"run.output: part {path} is damaged ({reason}); remove it and run scoring again") from None
+            raise UserError(
+                f"run.output: part {path} is damaged ({one_line(error)}); remove it and run scoring again"
+            ) from None
 
 
 class PartWriter:

@@ -20,7 +20,6 @@ import torch
 
 T = TypeVar("T")
 
-# One for the process, not one for a thread: the writer's thread reports here too.
 _running: "StageClock | None" = None
 
 

@@ -1,5 +1,4 @@
-"""Class names: the novel ones to score against, the base ones whose annotations stay, their prompts and text
-embeddings.
+"""Class names: the novel ones to score against, the base ones whose annotations stay, and their text embeddings.
 
 Text embeddings are kept with the region store, per set of templates: a name that was embedded once needs no CLIP again.
 """
@@ -20,15 +19,14 @@ from yaml import YAMLError
 
 from plgen_ddp.coco import Category, write_atomically
 from plgen_ddp.config import Config, Sections
-from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.errors import UserError, one_line, suggestion
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The names of one labelling.
 
-    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: every one that is not
-    novel.
+    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: all that are not novel.
     distractors: words that take part in the softmax and never become a label; they need no category.
     aliases: words that stand in prompts in a name's place, several of them averaged.
     """
@@ -145,12 +143,12 @@ class TextEmbeddings:
         digest = hashlib.sha256(json.dumps(list(templates)).encode()).hexdigest()
         self._path = folder / f"text-{digest[:16]}.npz"
         self._templates = templates
-        self._dim = dim
         self._known: dict[str, np.ndarray] = {}
         # A damaged cache costs a minute of CLIP; it is no reason to stop.
         try:
             with np.load(self._path, allow_pickle=False) as stored:
-                self._known = dict(zip(stored["keys"].tolist(), stored["embeddings"], strict=True))
+                if stored["embeddings"].shape[1:] == (dim,):
+                    self._known = dict(zip(stored["keys"].tolist(), stored["embeddings"], strict=True))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass
 
@@ -191,4 +189,4 @@ def _read_yaml(path: Path, key: str) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{key}: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{key}: {path} is not valid YAML: {one_line(error)}") from None

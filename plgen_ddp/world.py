@@ -99,6 +99,12 @@ class World:
         self._raise_first(outcome)
         return outcome.value
 
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """Every rank's own result of `work`. A `UserError` on any rank is raised on every rank."""
+        outcome = _attempt(work)
+        self._raise_first(outcome)
+        return outcome.value
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in rank order, on rank 0; an empty list elsewhere."""
         if self.size == 1:

@@ -84,9 +84,15 @@ def test_an_embedded_thumbnail_does_not_hide_a_cut(photo):
         decode_bgr(with_thumbnail[:-40], HEIGHT, WIDTH)
 
 
+def test_bytes_behind_the_end_are_no_cut(photo):
+    """A phone appends a film; some servers append anything."""
+    for kind in ("JPEG", "PNG"):
+        decode_bgr(encoded(photo, kind) + b"\x00\xff\xda" * 50, HEIGHT, WIDTH)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"", "empty"), (b"<html>not found</html>", "not an image"), (b"\xff\xd8\xff", "not an image")],
+    [(b"", "empty"), (b"<html>not found</html>", "not an image"), (b"\xff\xd8\xff", "truncated")],
 )
 def test_no_image_has_a_reason(data, message):
     with pytest.raises(DecodeError, match=message):

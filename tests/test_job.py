@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 from conftest import REPOSITORY, command, run, take_images
 from pycocotools.coco import COCO
@@ -85,11 +85,6 @@ def test_each_image_is_in_exactly_one_part(finished):
     assert len(rows) == len(set(rows)) == IMAGES and len(store.part_paths()) >= IMAGES // 2
 
 
-def children_of(pid):
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "score.py" in line]
-
-
 def test_a_killed_rank_costs_nothing_that_was_done(finished, words, tmp_path):
     arguments = command("score.py", *words, f"run.output={tmp_path}", ranks=2)
     job = subprocess.Popen(
@@ -99,8 +94,8 @@ def test_a_killed_rank_costs_nothing_that_was_done(finished, words, tmp_path):
     deadline = time.monotonic() + 300
     while not list(parts.glob("*.parquet")) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    for pid in children_of(job.pid)[:1]:
-        os.kill(pid, signal.SIGKILL)
+    ranks = [child for child in psutil.Process(job.pid).children() if "score.py" in " ".join(child.cmdline())]
+    ranks[0].kill()
     assert job.wait(timeout=120) != 0
     kept = {path: path.read_bytes() for path in parts.glob("*.parquet")}
     assert 0 < len(kept) < len(list((finished[0] / "store" / "parts").iterdir())), "killed in the middle"
@@ -135,6 +130,14 @@ def test_torchrun_tells_a_users_mistake_once_and_without_our_traceback(words, tm
     done = run(command("score.py", *words, f"run.output={tmp_path}", "data.image_root=nowhere", ranks=2), status=1)
     assert done.stderr.count("error: data.image_root: no folder at nowhere") == 1
     assert "plgen_ddp/" not in done.stderr and not (tmp_path / "store").exists()
+
+
+def test_a_mistake_that_every_rank_finds_is_told_once(words, tmp_path):
+    weights = tmp_path / "clip.pt"
+    weights.write_bytes(b"not a model")
+    done = run(command("score.py", *words, f"run.output={tmp_path}/out", f"clip.model={weights}", ranks=2), status=1)
+    assert done.stderr.count("error: ") == 1 and "is not a CLIP checkpoint" in done.stderr
+    assert "plgen_ddp/" not in done.stderr
 
 
 def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_coco, tiny_models, tmp_path):
@@ -177,6 +180,9 @@ def test_labelling_alone_needs_neither_models_nor_images(finished, words, tmp_pa
     more = json.loads((output / "labels.json").read_text())
     less = json.loads((finished[0] / "labels.json").read_text())
     assert len(more["annotations"]) > len(less["annotations"])
+    # The JSON of stage 1 is what the store remembers.
+    run(command("label.py", *CONFIG, f"run.output={output}", "label.score_threshold=0.7", f"data.limit={IMAGES}"))
+    assert json.loads((output / "labels.json").read_text()) == more
     run(command("score.py", *words, *gone, f"run.output={output}", "--label-only"))
     assert (output / "labels.json").read_bytes() == (finished[0] / "labels.json").read_bytes()
 

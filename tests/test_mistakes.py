@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -68,7 +70,6 @@ def test_before_any_model_is_built(words, word, message, capsys, monkeypatch, tm
         pytest.skip("there is a GPU")
     monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)  # building one would be another error
     line = refused(capsys, "score", [*words, word])
-
     assert re.search(message, line), line
     assert not (tmp_path / "out" / "labels.json").exists()
 
@@ -127,7 +128,6 @@ def test_a_checkpoint_of_another_shape_is_named(words, tiny_models, capsys, tmp_
     ],
 )
 def test_a_detector_that_stage_one_cannot_run_is_refused(words, tiny_models, capsys, tmp_path, change, message):
-
     path = tmp_path / "detector.yaml"
     text = tiny_models.config.read_text()
     assert change[0] in text
@@ -209,3 +209,29 @@ def test_pruning_leaves_the_labels_as_they_are_and_refuses_settings_that_would_m
         assert "could make labels of them" in refused(capsys, "label", [*pruned, word])
     line = refused(capsys, "score", [*words, "label.objectness_weight=0", "run.prune_below=0.5"])
     assert "run.prune_below needs label.objectness_weight above 0" in line
+
+
+def test_the_json_to_label_is_never_written_over(words, coco_mini, capsys):
+    annotations = coco_mini / "annotations" / "instances_val2017.json"
+    before = annotations.read_bytes()
+    assert "is the JSON to label" in refused(capsys, "score", [*words, f"label.output={annotations}"])
+    assert annotations.read_bytes() == before
+
+
+def test_options_under_which_a_crop_could_vanish_are_refused(words, capsys):
+    for word in ("detector.min_box_size=1", "clip.crop_scales=[1.0, 0.2]"):
+        assert "more than 1 pixel" in refused(capsys, "score", [*words, word])
+
+
+def test_images_of_one_line_and_of_five_pixels_are_scored(small_coco, tiny_models, tmp_path):
+    dataset = small_coco(1)
+    data = dataset.read()
+    for image_id, (height, width) in enumerate([(1, 3000), (3000, 1), (5, 5), (1, 1)], start=1):
+        data["images"].append({"id": image_id, "file_name": f"{image_id}.png", "height": height, "width": width})
+        pixels = np.random.default_rng(image_id).integers(0, 255, (height, width, 3), np.uint8)
+        cv2.imwrite(str(dataset.root / "val2017" / f"{image_id}.png"), pixels)
+    dataset.write(data)
+    config = ["--config", str(REPOSITORY / "configs" / "coco_marvelovd.yaml"), "run.workers=0", "--no-label"]
+    output = [*tiny_models.overrides(), *dataset.overrides(), f"run.output={tmp_path}/out"]
+    assert launcher("score").main([*config, *output]) == 0
+    assert len(RegionStore(tmp_path / "out" / "store").part_of_images()) == 5

@@ -12,6 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+from plgen_ddp.clip_model import ClipModel
 from plgen_ddp.coco import CocoFile, index_images
 from plgen_ddp.config import load_config
 from plgen_ddp.images import plan_units
@@ -113,6 +114,19 @@ def test_labels_from_our_regions_are_the_recipes_from_its_own(scored, preset):
         made += len(theirs)
         rows = {(row["category_id"], *np.round(row["bbox"], 2)) for row in theirs}
         agreed += len(rows & {(row.category_id, *np.round(row.bbox, 2)) for row in ours})
-    # Storing embeddings in float16 moves a probability by up to 0.002: a box at the threshold can fall on the other
-    # side.
+    # Storing embeddings in float16 moves a probability by up to 0.002: some boxes lie that close to the threshold.
     assert made > 50 and agreed >= 0.98 * made
+
+
+def test_text_embeddings_have_the_same_bits_on_one_and_two_threads(tiny_models):
+    model = ClipModel(tiny_models.clip, CPU, "fp32")
+    prompts = [f"a photo of a {name}." for name in ("cat", "dog", "traffic light")] * 21
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(model.encode_texts(prompts))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)

@@ -137,5 +137,7 @@ def test_the_writer_thread_writes_all_and_raises_what_went_wrong(store):
 def test_parts_with_failures_are_dropped_to_be_scored_again(store):
     good = store.write_part([image(1, 2)])
     store.write_part([image(2, 2), StoredImage.failed(3, "read", "no such file")])
-    store.drop_parts_with_failures()
+    store.drop_parts_with_failures([1, 3])
+    assert len(store.part_paths()) == 2, "image 2 is not to be scored now, so its part stays"
+    store.drop_parts_with_failures([1, 2, 3])
     assert store.part_paths() == [good]
