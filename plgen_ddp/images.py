@@ -21,6 +21,7 @@ from plgen_ddp.timing import add_seconds, stage, waited_for
 
 # At least so many units, where the dataset has the images: small ones must spread over the ranks too.
 _MIN_UNITS = 64
+_MIN_UNIT_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +79,28 @@ class ImageBatch:
 
 
 def plan_units(
-    index: ImageIndex, shape_of: Callable[[int, int], tuple[int, int]], images_per_part: int, images_per_batch: int
+    index: ImageIndex, shape_of: Callable[[int, int], tuple[int, int]], images_per_part: int
 ) -> list[np.ndarray]:
     """The dataset as units of work: positions in `index`, int64, images of one detector shape in ascending id.
 
+    The largest units come first: dealt out in turn, they leave the ranks with nearly equal shares.
+
     Args:
         shape_of: the padded detector input (height, width) of an image of a height and width.
-        images_per_part: the largest unit; smaller, down to one batch, where the dataset has fewer than 64 of them.
+        images_per_part: the largest unit; smaller, down to four images, where the dataset has fewer than 64 of them.
     """
-    size = min(images_per_part, max(images_per_batch, len(index) // _MIN_UNITS))
+    size = min(images_per_part, max(_MIN_UNIT_SIZE, len(index) // _MIN_UNITS))
     groups: dict[tuple[int, int], list[int]] = {}
     shapes: dict[tuple[int, int], tuple[int, int]] = {}
     for position, extent in enumerate(zip(index.heights.tolist(), index.widths.tolist(), strict=True)):
         shape = shapes.get(extent) or shapes.setdefault(extent, shape_of(*extent))
         groups.setdefault(shape, []).append(position)
-    return [
+    units = [
         np.array(groups[shape][start : start + size], np.int64)
         for shape in sorted(groups)
         for start in range(0, len(groups[shape]), size)
     ]
+    return sorted(units, key=len, reverse=True)
 
 
 def image_batches(

@@ -407,7 +407,7 @@ def measure_recall(
             precision="fp32",
         )
         detector = ProposalModel(with_rpn_options(cfg, options), model.state_dict(), options, device)
-        units = plan_units(truth.index, detector.padded_size, images_per_part=64, images_per_batch=4)
+        units = plan_units(truth.index, detector.padded_size, images_per_part=64)
         own = [units[number] for number in share_of(world.rank, world.size, len(units))]
         loader = image_batches(truth.index, own, 4, config.run.workers, pin=device.type == "cuda")
         found = torch.zeros(len(_GROUPS), len(RECALL_LIMITS), len(RECALL_IOUS), dtype=torch.int64)

@@ -146,7 +146,7 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
     )
     if run.retry_failures:
         store.drop_parts_with_failures(dataset.index.image_ids.tolist())
-    units = plan_units(dataset.index, models.detector.padded_size, run.images_per_part, run.images_per_batch)
+    units = plan_units(dataset.index, models.detector.padded_size, run.images_per_part)
     scored = np.isin(dataset.index.image_ids, np.fromiter(store.part_of_images(), np.int64))
     left = [unit[~scored[unit]] for unit in units]
     return [unit for unit in left if len(unit)]

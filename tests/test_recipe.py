@@ -41,7 +41,7 @@ def compare(root, annotations, models, output, count, min_size):
     )
     index = index_images(CocoFile(annotations, "data.annotations").images(), str(root), annotations).first(count)
     ours = load_models(config, Weights(models.weights, models.clip), CPU)
-    units = plan_units(index, ours.detector.padded_size, 64, config.run.images_per_batch)
+    units = plan_units(index, ours.detector.padded_size, 64)
     store = RegionStore(output / "store")
     store.open_for_scoring({}, ours.clip.dim, {})
     score_units(config, index, units, ours, lambda images: None)
