@@ -251,7 +251,7 @@ class ProposalModel:
         return torch.autocast(self.device.type, DTYPES[self.precision])
 
 
-def _prepare_half_precision(model: nn.Module, dtype: torch.dtype) -> None:
+def _prepare_half_precision(model: Any, dtype: torch.dtype) -> None:
     """Lays convolutions out as half-precision kernels want them, folds their frozen batch norms into them, and casts
     what multiplies: autocast would cast the weights anew for every image and pass, since they need no gradient.
 
@@ -268,6 +268,21 @@ def _prepare_half_precision(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             module.to(dtype)
+    head = model.proposal_generator.rpn_head
+    for name in ("objectness_logits", "anchor_deltas"):
+        setattr(head, name, _InFloat32(getattr(head, name)))
+
+
+class _InFloat32(nn.Module):
+    """A layer in float32 under autocast too: bfloat16's 8 bits are too few for a logit that orders a thousand boxes."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.float()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.layer(inputs.float())
 
 
 def _box_passes(roi_heads: Any, features: dict[str, Tensor]) -> list[tuple[Callable[[list[Boxes]], Tensor], Any]]:
