@@ -37,7 +37,7 @@ with warnings.catch_warnings():
     from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.layers import FrozenBatchNorm2d
     from detectron2.modeling import build_model
-    from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+    from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
     from detectron2.structures import Boxes, ImageList
     from detectron2.utils.file_io import PathManager
 
@@ -155,7 +155,8 @@ class ProposalModel:
             else:
                 self.model.load_state_dict(weights)
         self.model.requires_grad_(False)
-        if not isinstance(self.model.roi_heads, (StandardROIHeads, Res5ROIHeads)):  # a cascade is a StandardROIHeads
+        heads = self.model.roi_heads  # a cascade is a StandardROIHeads, and so are heads of rotated boxes
+        if not isinstance(heads, (StandardROIHeads, Res5ROIHeads)) or isinstance(heads, RROIHeads):
             raise UserError(
                 f"detector.config: {cfg.MODEL.ROI_HEADS.NAME} is not supported; "
                 "use StandardROIHeads, CascadeROIHeads or Res5ROIHeads"

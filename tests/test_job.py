@@ -16,6 +16,8 @@ from plgen_ddp.store import RegionStore
 
 CONFIG = ["--config", REPOSITORY / "configs" / "coco_vlplm.yaml"]
 IMAGES = 14
+# A line of a traceback through the package. torchrun prints one of its own when a rank ends with a status.
+OWN_FRAME = re.compile(r"plgen_ddp/\w+\.py")
 # Small units, so that few images are many parts and every rank has several.
 SETTINGS = ["run.workers=1", "run.images_per_batch=2", "run.images_per_part=2", f"data.limit={IMAGES}"]
 
@@ -129,7 +131,7 @@ def test_a_trial_run_grows_into_the_whole(finished, words, tmp_path):
 def test_torchrun_tells_a_users_mistake_once_and_without_our_traceback(words, tmp_path):
     done = run(command("score.py", *words, f"run.output={tmp_path}", "data.image_root=nowhere", ranks=2), status=1)
     assert done.stderr.count("error: data.image_root: no folder at nowhere") == 1
-    assert "plgen_ddp/" not in done.stderr and not (tmp_path / "store").exists()
+    assert not OWN_FRAME.search(done.stderr) and not (tmp_path / "store").exists()
 
 
 def test_a_mistake_that_every_rank_finds_is_told_once(words, tmp_path):
@@ -137,7 +139,7 @@ def test_a_mistake_that_every_rank_finds_is_told_once(words, tmp_path):
     weights.write_bytes(b"not a model")
     done = run(command("score.py", *words, f"run.output={tmp_path}/out", f"clip.model={weights}", ranks=2), status=1)
     assert done.stderr.count("error: ") == 1 and "is not a CLIP checkpoint" in done.stderr
-    assert "plgen_ddp/" not in done.stderr
+    assert not OWN_FRAME.search(done.stderr)
 
 
 def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_coco, tiny_models, tmp_path):

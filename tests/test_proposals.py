@@ -86,9 +86,15 @@ def test_other_two_stage_detectors_propose(other_heads, scenes, changes):
         assert not torch.equal(proposals.boxes_xyxy, before.boxes_xyxy), "the box head has moved them"
 
 
-def test_heads_without_a_box_head_of_their_own_are_refused(other_heads):
+def test_heads_that_move_other_boxes_are_refused(other_heads):
+    rotated = {
+        "MODEL.ROI_HEADS.NAME": "RROIHeads",
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignRotated",
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0, 1.0),
+        "MODEL.MASK_ON": False,
+    }
     with pytest.raises(UserError, match="RROIHeads is not supported"):
-        other_heads({"MODEL.ROI_HEADS.NAME": "RROIHeads", "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignRotated"})
+        other_heads(rotated)
 
 
 def test_padding_is_what_the_plan_says_and_changes_nothing(scenes):
