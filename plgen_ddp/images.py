@@ -21,7 +21,6 @@ from plgen_ddp.timing import add_seconds, stage, waited_for
 
 # At least so many units, where the dataset has the images: small ones must spread over the ranks too.
 _MIN_UNITS = 64
-_MIN_UNIT_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,9 @@ def plan_units(
 
     Args:
         shape_of: the padded detector input (height, width) of an image of a height and width.
-        images_per_part: the largest unit; smaller, down to four images, where the dataset has fewer than 64 of them.
+        images_per_part: the largest unit; smaller, down to one image, where the dataset has fewer than 64 of them.
     """
-    size = min(images_per_part, max(_MIN_UNIT_SIZE, len(index) // _MIN_UNITS))
+    size = min(images_per_part, max(1, len(index) // _MIN_UNITS))
     groups: dict[tuple[int, int], list[int]] = {}
     shapes: dict[tuple[int, int], tuple[int, int]] = {}
     for position, extent in enumerate(zip(index.heights.tolist(), index.widths.tolist(), strict=True)):
