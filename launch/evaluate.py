@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from plgen_ddp.coco import write_atomically
 from plgen_ddp.errors import one_line_errors
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.report import print_evaluation
@@ -31,9 +32,10 @@ def main(words: Sequence[str] | None = None) -> int:
             options.novel,
             only_images_with_novel=options.only_images_with_novel,
         )
-    print_evaluation(result)
-    if options.json:
-        options.json.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+        print_evaluation(result)
+        if options.json:
+            text = json.dumps(dataclasses.asdict(result), indent=1) + "\n"
+            write_atomically(options.json, iter([text.encode()]))
     return 0
 
 

@@ -86,7 +86,7 @@ class CocoFile:
         self.path = Path(path)
         self._key = key
         try:
-            text = self.path.read_bytes()
+            text = self.path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which JSON has none of
         except OSError as error:
             raise UserError(f"{key}: cannot read {path}: {error.strerror}") from None
         try:
@@ -137,7 +137,7 @@ class CocoFile:
                 for key, text in zip(keys, texts, strict=True)
                 if key.category_id in category_ids
             ]
-        except msgspec.ValidationError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{self._key}: {self.path}: an annotation is not COCO's: {error}") from None
 
     def write_labelled(
@@ -200,7 +200,7 @@ class CocoFile:
     def _decode(self, name: str, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(self._top[name], type=kind)
-        except msgspec.ValidationError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             detail = str(error).replace("`$", f"`{name}")
             raise UserError(f"{self._key}: {self.path} is not a COCO-format JSON: {detail}") from None
 
@@ -302,7 +302,11 @@ def index_images(images: Sequence[Image], image_root: str, annotations: Path) ->
         if not _stays_inside(image.file_name) or not _stays_inside(_url_folder(image) or "."):
             raise UserError(f"{annotations}: the path of image {image.id} leaves the image root: {image.file_name!r}")
     sample = images[:: max(1, len(images) // 64)]
-    found = {name: sum((root / place(image)).is_file() for image in sample) for name, place in layouts.items()}
+    # os.path's answers False for a name that no file can have, where pathlib's raises.
+    found = {
+        name: sum(os.path.isfile(root / place(image)) for image in sample)  # noqa: PTH113
+        for name, place in layouts.items()
+    }
     best = max(found, key=lambda name: found[name])
     if found[best] == 0:
         example = ", ".join(dict.fromkeys(str(root / place(sample[0])) for place in layouts.values()))

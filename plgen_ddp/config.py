@@ -5,6 +5,7 @@ configs check keys and types; the classes below are frozen, so nothing changes t
 """
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -75,7 +76,7 @@ class DetectorConfig:
         check(self.rpn_proposals > 0, "detector.rpn_proposals", self.rpn_proposals, "1 or more")
         check(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
         check(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
-        check(self.min_box_size > 1, "detector.min_box_size", self.min_box_size, "more than 1 pixel")
+        check(1 < self.min_box_size < math.inf, "detector.min_box_size", self.min_box_size, "more than 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
-        positive = len(self.crop_scales) > 0 and all(scale > 0 for scale in self.crop_scales)
+        positive = len(self.crop_scales) > 0 and all(0 < scale < math.inf for scale in self.crop_scales)
         check(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")
         check(self.batch_size is None or self.batch_size > 0, "clip.batch_size", self.batch_size, "1 or more, or null")
 
@@ -172,7 +173,8 @@ class LabelConfig:
     """The labelled JSON; null: labels.json in `run.output`."""
 
     def __post_init__(self) -> None:
-        check(self.temperature > 0, "label.temperature", self.temperature, "a positive number")
+        # Below 1e-6 the softmax is a step, and soon no float holds its exponents.
+        check(1e-6 <= self.temperature < math.inf, "label.temperature", self.temperature, "a number from 1e-6")
         for name in ("objectness_weight", "score_threshold", "nms_iou"):
             check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
 

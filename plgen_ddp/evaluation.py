@@ -72,7 +72,7 @@ def evaluate(
         UserError: an unreadable file, no image in common, or a name that the ground truth lacks.
     """
     made, real = _read(labels, "labels"), _read(ground_truth, "ground truth")
-    names = list(novel) if novel is not None else _names_of(made, labels)
+    names = list(dict.fromkeys(novel)) if novel is not None else _names_of(made, labels)
     ids = {category.name: category.id for category in real.categories}
     for name in names:
         if name not in ids:
@@ -82,6 +82,8 @@ def evaluate(
     wanted = {ids[name] for name in names}
     images = {image.id for image in real.images} & {image.id for image in made.images}
     truths = [box for box in real.annotations if box.category_id in wanted and box.image_id in images]
+    if images and not truths:
+        raise UserError(f"{ground_truth} has no annotation of {', '.join(names[:5])} in the images of {labels}")
     if only_images_with_novel:
         images &= {box.image_id for box in truths}
     if not images:

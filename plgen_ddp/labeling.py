@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from plgen_ddp import __version__
-from plgen_ddp.coco import CocoFile, PseudoLabels
+from plgen_ddp.coco import CocoFile, Image, PseudoLabels, dataset_digest
 from plgen_ddp.config import Config, LabelConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.store import RegionStore, StoredImage
@@ -139,7 +139,10 @@ class Labeling:
         self._vocabulary: Vocabulary = read_vocabulary(config)
         self._templates = read_templates(config)
         self._novel_ids, self._base_ids = self._vocabulary.category_ids(self._coco.categories())
-        self._image_ids = self._images_to_label()
+        images = self._coco.images()
+        self._digest = dataset_digest(images)
+        self._extents = {image.id: (image.width, image.height) for image in images}
+        self._image_ids = self._images_to_label(images)
 
     def check(self, scored: np.ndarray) -> None:
         """
@@ -165,6 +168,12 @@ class Labeling:
         store = store_of(config)
         manifest = store.manifest()
         self._check_pruning(manifest["identity"].get("pruning"))
+        digest = manifest["identity"].get("dataset", {}).get("digest", self._digest)
+        if config.label.annotations is None and digest != self._digest:
+            raise UserError(
+                f"data.annotations: {self._coco.path} has other images than the store {store.folder} was made from; "
+                "label.annotations takes another JSON of the same images"
+            )
         part_of = store.part_of_images()
         absent = [image_id for image_id in self._image_ids if image_id not in part_of]
         if absent:
@@ -180,7 +189,7 @@ class Labeling:
         labels, failed = self._label_parts(
             store, sorted({part_of[image_id] for image_id in wanted - set(absent)}), wanted, text_embeddings
         )
-        everything = len(self._image_ids) == len(self._coco.images())
+        everything = len(self._image_ids) == len(self._extents)
         return LabelSummary(
             path=self._path,
             images=len(self._image_ids),
@@ -205,10 +214,10 @@ class Labeling:
             return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
         return CocoFile(config.value("data.annotations"), "data.annotations")
 
-    def _images_to_label(self) -> list[int]:
+    def _images_to_label(self, images: Sequence[Image]) -> list[int]:
         """The JSON's images; with `data.limit`, those of them that stage 1 was limited to."""
         config = self._config
-        image_ids = [image.id for image in self._coco.images()]
+        image_ids = [image.id for image in images]
         if config.data.limit is None:
             return image_ids
         if config.label.annotations is None:
@@ -240,6 +249,8 @@ class Labeling:
         def label_part(path: Path) -> tuple[PseudoLabels, int]:
             images = [image for image in store.read_part(path) if image.image_id in wanted]
             scored = [image for image in images if image.reason is None]
+            for image in scored:
+                self._check_extent(image)
             labels = [label_image(image, text_embeddings, category_ids, self._config.label) for image in scored]
             return PseudoLabels.concatenate(labels), len(images) - len(scored)
 
@@ -249,6 +260,15 @@ class Labeling:
             results = list(pool.map(label_part, paths))
         labels = PseudoLabels.concatenate([labels for labels, _ in results]).sorted_by_image()
         return labels, sum(failed for _, failed in results)
+
+    def _check_extent(self, image: StoredImage) -> None:
+        """Ids alone do not say that the JSON means the image that was scored; a box outside of it says it does not."""
+        extent = self._extents[image.image_id]
+        if (image.boxes_xyxy[:, 2:] > np.array(extent) + 1).any():
+            raise UserError(
+                f"{self._coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes "
+                "of it that lie outside; the store was made from other images"
+            )
 
     def _text_embeddings(self, store: RegionStore, manifest: dict[str, Any]) -> np.ndarray:
         cache = TextEmbeddings(store.folder / "vocabulary", self._templates, manifest["dim"])

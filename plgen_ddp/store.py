@@ -127,8 +127,10 @@ class RegionStore:
             raise UserError(f"run.output: no region store at {self.folder}; make one with launch/score.py") from None
         except (OSError, ValueError) as error:
             raise UserError(f"run.output: cannot read {path}: {error}") from None
-        if manifest.get("format") != FORMAT:
-            raise UserError(f"run.output: {path} has format {manifest.get('format')}; this version reads {FORMAT}")
+        if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "dim", "versions", "identity"}:
+            raise UserError(f"run.output: {path} is not the manifest of a region store")
+        if manifest["format"] != FORMAT:
+            raise UserError(f"run.output: {path} has format {manifest['format']}; this version reads {FORMAT}")
         return manifest
 
     def fingerprint(self) -> str:

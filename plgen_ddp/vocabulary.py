@@ -109,15 +109,20 @@ def read_templates(config: Config) -> tuple[str, ...]:
     config.require("label.templates")
     given = config.label.templates
     if isinstance(given, str):
-        lines = config.find(given, "label.templates").read_text(encoding="utf-8").splitlines()
-        given = [line for line in lines if line.strip()]
+        path = config.find(given, "label.templates")
+        try:
+            given = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"label.templates: cannot read {path}: {one_line(error)}") from None
+    if not isinstance(given, (list, tuple)):
+        raise UserError("label.templates: expected a text file or a list of templates")
     templates = tuple(map(str, given))
     if not templates:
         raise UserError("label.templates: it has no template")
     for template in templates:
         try:
             whole = "\0" in template.format("\0", article="a")
-        except (KeyError, IndexError, ValueError):
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError):
             whole = False
         if not whole:
             raise UserError(

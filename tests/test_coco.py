@@ -146,6 +146,14 @@ def test_a_json_that_is_not_coco_is_one_line(tmp_path, text, message):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_one_line(path):
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(CocoFile(path, "data.annotations").categories()) == 3
+    path.write_bytes(json.dumps(DATA, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(UserError, match="not a COCO-format JSON"):
+        CocoFile(path, "data.annotations").categories()
+
+
 def test_categories_that_repeat_are_refused(path):
     for key in ("id", "name"):
         data = json.loads(path.read_text())

@@ -235,3 +235,35 @@ def test_images_of_one_line_and_of_five_pixels_are_scored(small_coco, tiny_model
     output = [*tiny_models.overrides(), *dataset.overrides(), f"run.output={tmp_path}/out"]
     assert launcher("score").main([*config, *output]) == 0
     assert len(RegionStore(tmp_path / "out" / "store").part_of_images()) == 5
+
+
+def test_labels_are_never_written_onto_other_images_of_the_same_ids(words, coco_mini, capsys, tmp_path):
+    assert launcher("score").main([*words, "--no-label"]) == 0
+    data = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
+    for image in data["images"]:
+        image["file_name"], image["height"], image["width"] = "other.jpg", 40, 40
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(data))
+    capsys.readouterr()
+    line = refused(capsys, "label", [*words, f"data.annotations={other}"])
+    assert "has other images than the store" in line
+    with pytest.raises(SystemExit) as stopped:
+        launcher("label").main([*words, f"label.annotations={other}"])
+    assert stopped.value.code == 2
+    assert "the store was made from other images" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_name_that_no_disk_takes_is_a_failure(small_coco, tiny_models, tmp_path):
+    dataset = small_coco(2)
+    data = dataset.read()
+    data["images"][0]["file_name"] = "x" * 300 + ".jpg"
+    dataset.write(data)
+    config = ["--config", str(REPOSITORY / "configs" / "coco_marvelovd.yaml"), "run.workers=0", "--no-label"]
+    output = [*tiny_models.overrides(), *dataset.overrides(), f"run.output={tmp_path}/out"]
+    assert launcher("score").main([*config, *output]) == 1
+    assert [reason for _, _, reason in RegionStore(tmp_path / "out" / "store").failures()] == ["File name too long"]
+
+
+@pytest.mark.parametrize("word", ["label.templates=5", "label.templates=['a {.x}']", "label.temperature=inf"])
+def test_odd_values_are_one_line(words, word, capsys):
+    assert word.split("=")[0] in refused(capsys, "score", [*words, word])

@@ -115,6 +115,10 @@ def test_no_store_a_foreign_format_and_parts_without_a_manifest_are_refused(tmp_
     path.write_text(json.dumps(manifest | {"format": 999}))
     with pytest.raises(UserError, match="format 999"):
         store.manifest()
+    for text in ("[]", '{"format": 1}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="not the manifest"):
+            store.manifest()
     path.unlink()
     with pytest.raises(UserError, match="parts but no manifest"):
         store.open_for_scoring(IDENTITY, DIM, {})
