@@ -266,8 +266,8 @@ class Labeling:
         extent = self._extents[image.image_id]
         if (image.boxes_xyxy[:, 2:] > np.array(extent) + 1).any():
             raise UserError(
-                f"{self._coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes "
-                "of it that lie outside; the store was made from other images"
+                f"{self._coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes"
+                " of it that lie outside; the store was made from other images"
             )
 
     def _text_embeddings(self, store: RegionStore, manifest: dict[str, Any]) -> np.ndarray:
