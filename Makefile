@@ -1,5 +1,6 @@
 # make demo      the whole job on a small case, after setting up what it needs
-# make test      every test; SLOW=1 adds the full-size models
+# make test      every test of the CPU; SLOW=1 adds the full-size models
+# make test-gpu  the tests that need an NVIDIA GPU
 # make lint      formatting, lint, types
 # make setup     only the set-up: PYTHON=python3.12, EXTRAS=dev,train, DETECTRON2=git+https://github.com/facebookresearch/detectron2
 
@@ -15,7 +16,7 @@ SLOW ?=
 DETECTRON2 ?=
 DETECTRON2_WHEEL := sal-detectron2==0.7.2 --hash=sha256:491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-gpu lint format clean
 
 # Another choice of Python, extras or detectron2 is another stamp.
 READY := $(VENV)/ready-$(shell echo '$(PYTHON) $(EXTRAS) $(DETECTRON2)' | cksum | cut -d' ' -f1)
@@ -43,6 +44,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m cuda
 
 lint: setup
 	$(BIN)/ruff format --check .

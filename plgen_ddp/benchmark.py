@@ -98,7 +98,8 @@ class Measurement:
     time without a batch to work on, which includes the start of its decoding processes. peak_shares: of a stage, what
     its products would have taken at `peak_tflops` (1e12 operations a second and rank), over its time. crops_per_image:
     encoded by CLIP, after equal windows were merged. Memory: bytes, of the largest rank; end_memory is what is resident
-    at the end of scoring. warm_up_seconds: of the first image or batch, with whatever is compiled or tuned there.
+    at the end of scoring. load_seconds: up to loaded models, with `clip.compile` to compiled ones. warm_up_seconds: of
+    the first image or batch, with whatever is tuned there.
     """
 
     name: str
@@ -747,6 +748,7 @@ def runs_table(runs: Sequence[Measurement]) -> str:
         "waiting ms": lambda run: f"{run.waiting_ms:.1f}",
         "boxes": lambda run: f"{run.boxes_per_image:.0f}",
         "crops": lambda run: f"{run.crops_per_image:.0f}",
+        "load s": lambda run: f"{run.load_seconds:.1f}",
         "warm-up s": lambda run: f"{run.warm_up_seconds:.1f}",
         "memory GB": lambda run: f"{run.peak_memory / 1e9:.2f}",
     }

@@ -78,9 +78,28 @@ class ClipModel:
         self._mean = torch.tensor(_MEAN_RGB, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(_STD_RGB, device=device).view(1, 3, 1, 1)
 
-    @torch.inference_mode()
+    def compile(self, batch_size: int) -> None:
+        """Compiles `encode_images` for batches of so many crops, now.
+
+        Raises:
+            UserError: there is no working compiler.
+        """
+        from torch._dynamo.exc import TorchDynamoException  # seconds, which nobody else should wait
+
+        self._embed = torch.compile(self._embed, dynamic=False)  # type: ignore[method-assign]
+        crops = torch.zeros(batch_size, 3, self.resolution, self.resolution, dtype=torch.uint8, device=self._device)
+        try:
+            self.encode_images(crops)
+        except TorchDynamoException as error:
+            why = str(error).strip().splitlines()[0]
+            raise UserError(f"clip.compile: torch.compile failed ({why}); use clip.compile=false") from None
+
+    @torch.no_grad()  # and not inference_mode, which torch.compile cannot trace through views of the weights
     def encode_images(self, crops_bgr: Tensor) -> Tensor:
         """Unit-length embeddings float32 (k, dim) of crops uint8 (k, 3, resolution, resolution) in BGR order."""
+        return self._embed(crops_bgr)
+
+    def _embed(self, crops_bgr: Tensor) -> Tensor:
         pixels = crops_bgr.flip(1).to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
         tower = self._model.visual
         if isinstance(tower, VisionTransformer):

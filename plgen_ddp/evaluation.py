@@ -69,14 +69,20 @@ def evaluate(
         only_images_with_novel: leave out images without a novel object, as the published figures of VL-PLM do.
 
     Raises:
-        UserError: an unreadable file, no image in common, or a name that the ground truth lacks.
+        UserError: an unreadable file, no image in common, or a name that the ground truth lacks or `labels` was not made
+            for.
     """
     made, real = _read(labels, "labels"), _read(ground_truth, "ground truth")
-    names = list(dict.fromkeys(novel)) if novel is not None else _names_of(made, labels)
+    made_for = _names_of(made)
+    if novel is None and made_for is None:
+        raise UserError(f"{labels} does not say which names it was made for; give them with --novel")
+    names = list(dict.fromkeys(novel if novel is not None else made_for or []))
     ids = {category.name: category.id for category in real.categories}
     for name in names:
         if name not in ids:
             raise UserError(f"{ground_truth} has no category {name!r}{suggestion(name, ids)}")
+        if made_for is not None and name not in made_for:
+            raise UserError(f"{labels} was not made for {name!r}, only for {', '.join(made_for)}")
     # The two files may number their categories differently: names are what they share.
     to_real = {category.id: ids[category.name] for category in made.categories if category.name in set(names)}
     wanted = {ids[name] for name in names}
@@ -159,8 +165,9 @@ def _read(path: Path, what: str) -> _Labels:
         raise UserError(f"the {what} {path} is not a COCO-format JSON: {error}") from None
 
 
-def _names_of(made: _Labels, path: Path) -> list[str]:
+def _names_of(made: _Labels) -> list[str] | None:
+    """The names that the file says it was made for."""
     try:
         return list(made.info["plgen_ddp"]["label"]["novel"])
     except (TypeError, KeyError):
-        raise UserError(f"{path} does not say which names it was made for; give them with --novel") from None
+        return None

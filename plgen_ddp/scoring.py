@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,10 @@ def load_models(config: Config, weights: Weights, device: torch.device) -> Model
     """Both models on the rank's device, in the configured precision."""
     cfg = read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
     detector = ProposalModel(cfg, weights.detector, config.detector, device)
-    return Models(detector, ClipModel(weights.clip, device, resolve_precision(config.clip.precision, device)))
+    clip = ClipModel(weights.clip, device, resolve_precision(config.clip.precision, device))
+    if config.clip.compile:
+        clip.compile(clip_batch_size(config.clip, device))
+    return Models(detector, clip)
 
 
 def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models) -> list[np.ndarray]:
@@ -118,7 +122,7 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
     """
     detector, clip, run = config.detector, config.clip, config.run
     store = store_of(config)
-    identity = {
+    identity: dict[str, Any] = {
         "dataset": {"digest": dataset.digest, "images": dataset.size},
         "detector": {
             "weights": file_sha256(weights.detector),
@@ -134,6 +138,7 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
             "weights": file_sha256(weights.clip),
             "precision": models.clip.precision,
             "crop_scales": list(clip.crop_scales),
+            **({"compile": True} if clip.compile else {}),
         },
     }
     if (pruning := pruning_of(config)) is not None:

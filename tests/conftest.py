@@ -22,6 +22,19 @@ COCO_MINI = REPOSITORY.parent / "shared" / "data" / "coco_mini"
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs, so that the suite checks the same on every machine, unless the GPU's tests are asked for."""
+    if "cuda" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and to be asked for: make test-gpu"))
+
+
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
     """Root of 159 real COCO images in COCO's layout."""

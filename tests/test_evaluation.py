@@ -73,6 +73,8 @@ def test_no_labels_at_all_is_zero(tmp_path, truth):
 def test_mistakes_are_named(tmp_path, truth):
     with pytest.raises(UserError, match="no category 'dogg'; did you mean 'dog'"):
         evaluate(truth, truth, ["dogg"])
+    with pytest.raises(UserError, match="not made for 'bus', only for cat, dog"):
+        evaluate(truth, truth, ["cat", "bus"])
     with pytest.raises(UserError, match="does not say which names"):
         evaluate(write(tmp_path / "labels.json", [], novel=()), truth)
     with pytest.raises(UserError, match="no image to compare"):

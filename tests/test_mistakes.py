@@ -66,8 +66,6 @@ def refused(capsys, script, words):
     ],
 )
 def test_before_any_model_is_built(words, word, message, capsys, monkeypatch, tmp_path):
-    if word == "run.device=cuda" and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)  # building one would be another error
     line = refused(capsys, "score", [*words, word])
     assert re.search(message, line), line

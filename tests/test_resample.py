@@ -301,7 +301,7 @@ def test_photos():
         check(resized.numpy(), detector_preprocessing(image, *size))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.cuda
 def test_cuda_equals_pillow_and_does_not_wait_for_the_device():
     image = noise(300, 400)
     windows = [*windows_inside(300, 400, 60, seed=3), (0, 0, 400, 3), (0, 0, 3, 300), (399, 299, 400, 300)]

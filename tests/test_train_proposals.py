@@ -135,8 +135,9 @@ def test_novel_annotations_change_nothing(words, dataset, tmp_path):
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_a_few_dozen_steps_lower_the_loss_and_stage_one_takes_the_checkpoint(
-    words, dataset, detector, coco_mini, tiny_models, tmp_path
+    words, dataset, detector, coco_mini, tiny_models, tmp_path, device
 ):
     validation = coco_mini / "annotations" / "instances_val2017.json"
     exported = tmp_path / "detector.pth"
@@ -145,7 +146,7 @@ def test_a_few_dozen_steps_lower_the_loss_and_stage_one_takes_the_checkpoint(
             "train_proposals.py",
             *words,
             *dataset(40),
-            "train.steps=60",
+            *(f"run.device={device}", "train.steps=60"),
             "recall.refine_steps=[0, 2]",
             f"data.validation_annotations={validation}",
             "--export",
@@ -161,9 +162,9 @@ def test_a_few_dozen_steps_lower_the_loss_and_stage_one_takes_the_checkpoint(
 
     # Of the weights, not of what else the checkpoint holds.
     cfg = read_detector_config(detector, DetectorConfig())
-    device = torch.device("cpu")
-    whole = ProposalModel(cfg, fetch_weights(str(tmp_path / "out" / "model_final.pth")), DetectorConfig(), device)
-    small = ProposalModel(cfg, fetch_weights(str(exported)), DetectorConfig(), device)
+    cpu = torch.device("cpu")
+    whole = ProposalModel(cfg, fetch_weights(str(tmp_path / "out" / "model_final.pth")), DetectorConfig(), cpu)
+    small = ProposalModel(cfg, fetch_weights(str(exported)), DetectorConfig(), cpu)
     for (name, value), other in zip(whole.model.state_dict().items(), small.model.state_dict().values(), strict=True):
         torch.testing.assert_close(other, value, rtol=2**-7, atol=float(value.abs().max()) * 2**-7, msg=name)
     for weights in (tmp_path / "out" / "model_final.pth", exported):
