@@ -69,8 +69,7 @@ def evaluate(
         only_images_with_novel: leave out images without a novel object, as the published figures of VL-PLM do.
 
     Raises:
-        UserError: an unreadable file, no image in common, or a name that the ground truth lacks or `labels` was not made
-            for.
+        UserError: an unreadable file, no image in common, a name that the ground truth lacks or `labels` is not for.
     """
     made, real = _read(labels, "labels"), _read(ground_truth, "ground truth")
     made_for = _names_of(made)
