@@ -41,6 +41,7 @@ from plgen_ddp.scoring import (
     Summary,
     clip_batch_size,
     fetch,
+    fills_clip_batches,
     load_models,
     peak_memory,
     plan_work,
@@ -327,9 +328,10 @@ def _summed(config: Config, ranks: Sequence[_RankResult], device: torch.device, 
     seconds = max(rank.summary.seconds for rank in ranks)
     stages = {name: sum(rank.stages.get(name, 0.0) for rank in ranks) for name in (*STAGES, "wait")}
     first, crops = ranks[0], sum(rank.crops for rank in ranks)
-    # CLIP's last batch of a unit is filled up: what that costs is no useful work.
-    batch_size = clip_batch_size(config.clip, device)
-    encoded = -(-first.warm_up_crops // batch_size) * batch_size
+    encoded = first.warm_up_crops
+    if fills_clip_batches(config.clip, device):  # what that costs is no useful work
+        batch_size = clip_batch_size(config.clip, device)
+        encoded = -(-encoded // batch_size) * batch_size
     useful = {
         "detector": first.flops.get("detector", 0.0) / warm_up_images * images,
         "refine": first.flops.get("refine", 0.0) / warm_up_images * images,

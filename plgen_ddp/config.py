@@ -91,7 +91,7 @@ class ClipConfig:
     """Each box is cropped at these scales about its centre; its embedding is their mean."""
 
     batch_size: int | None = None
-    """Crops in a CLIP batch; every batch has this size. null: 512 on CUDA, 32 on a CPU."""
+    """Crops in a CLIP batch. null: 512 on CUDA, where every batch has this size, and 32 on a CPU."""
 
     compile: bool = False
     """torch.compile for CLIP: half a minute at the start of each rank, a C++ compiler on each node, other last digits.

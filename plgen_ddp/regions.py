@@ -90,8 +90,8 @@ class PendingRegions:
 class RegionEncoder:
     """Packs the crops of many images into CLIP batches of one fixed size and unpacks the embeddings to boxes again.
 
-    Add the batches of a unit, then `flush`: the last CLIP batch is filled up with copies of its last crop, never
-    smaller, so that one compiled or captured shape serves all.
+    Add the batches of a unit, then `flush`. With `fill`, the last CLIP batch of a unit is filled up with copies of its
+    last crop, so that one compiled shape serves all, and a GPU's kernels are chosen once.
 
     On CUDA, crops and CLIP have a stream of their own. The host waits for the detector several times a batch, to learn
     how many boxes there are; on one stream each of these waits would be one for CLIP too, and leave the GPU idle after.
@@ -105,6 +105,7 @@ class RegionEncoder:
         resolution: int,
         dim: int,
         batch_size: int,
+        fill: bool,
         scales: Sequence[float],
         min_size: float,
         wanted: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -114,6 +115,7 @@ class RegionEncoder:
             encode: crops uint8 (k, 3, resolution, resolution), BGR, to unit-length embeddings float32 (k, dim).
             device: where images are, and where `encode` works.
             batch_size: k of every call of `encode`.
+            fill: also of the last one of a unit; without, that one is as long as there are crops.
             scales: each box is cropped at these scales.
             min_size: boxes under this width or height in pixels are dropped.
             wanted: which boxes to embed, from their falling objectness (n,): bool (n,), True and then False. All by
@@ -125,6 +127,7 @@ class RegionEncoder:
         self._resolution = resolution
         self._dim = dim
         self._batch_size = batch_size
+        self._fill = fill
         self._scales = tuple(scales)
         self._min_size = min_size
         self._wanted = wanted
@@ -152,7 +155,7 @@ class RegionEncoder:
         with self._own_stream(), stage("CLIP"):
             if self._crops:
                 waiting = torch.cat(self._crops)
-                filling = waiting[-1:].expand(self._batch_size - len(waiting), -1, -1, -1)
+                filling = waiting[-1:].expand(self._batch_size - len(waiting) if self._fill else 0, -1, -1, -1)
                 self._embeddings.append(self._encode(torch.cat([waiting, filling]))[: len(waiting)])
             pending = self._unpack()
         self._crops, self._embeddings, self._images = [], [], []

@@ -104,6 +104,12 @@ def clip_batch_size(options: ClipConfig, device: torch.device) -> int:
     return options.batch_size or (512 if device.type == "cuda" else 32)
 
 
+def fills_clip_batches(options: ClipConfig, device: torch.device) -> bool:
+    """Whether the last CLIP batch of a unit is filled up too. A CPU takes any shape, and would only work in vain: a
+    tenth of CLIP's time where units are single images."""
+    return device.type == "cuda" or options.compile
+
+
 def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
     """Both models on the rank's device, in the configured precision."""
     cfg = read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
@@ -169,6 +175,7 @@ def score_units(
         resolution=models.clip.resolution,
         dim=models.clip.dim,
         batch_size=clip_batch_size(config.clip, device),
+        fill=fills_clip_batches(config.clip, device),
         scales=config.clip.crop_scales,
         min_size=config.detector.min_box_size,
         wanted=None if pruning is None else lambda objectness: can_exceed(objectness, *pruning.values()),

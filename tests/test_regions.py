@@ -1,0 +1,104 @@
+"""Packing of crops into CLIP batches, and back to boxes: real CLIP, drawn pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from plgen_ddp.clip_model import ClipModel
+from plgen_ddp.images import ImageBatch
+from plgen_ddp.proposals import Proposals
+from plgen_ddp.regions import RegionEncoder, clip_boxes, windows_of
+from plgen_ddp.resample import crop_windows
+from plgen_ddp.seeded_models import write_tiny_clip
+
+CPU = torch.device("cpu")
+HEIGHT, WIDTH = 90, 120
+SCALES = (1.0, 1.5)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return ClipModel(write_tiny_clip(tmp_path_factory.mktemp("clip")), CPU, "fp32")
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Three batches of two images, and their proposals; the last image of each has none."""
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for number in range(3):
+        pixels = torch.randint(0, 256, (2, HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=generator)
+        low = torch.rand(7, 2, generator=generator) * 50
+        boxes = torch.cat([low, low + 10 + torch.rand(7, 2, generator=generator) * 30], dim=1)
+        boxes[0] = torch.tensor([0, 0, WIDTH, HEIGHT])  # the whole image: the same window at both scales
+        found = Proposals(2 * number, boxes, torch.linspace(0.9, 0.1, 7))
+        nothing = Proposals(2 * number + 1, boxes[:0], torch.empty(0))
+        batch = ImageBatch((found.image_id, nothing.image_id), pixels, (HEIGHT,) * 2, (WIDTH,) * 2)
+        batches.append((batch, [found, nothing]))
+    return batches
+
+
+def encode(clip, images, **options):
+    """(regions by image id, how many crops each CLIP batch had)."""
+    sizes = []
+
+    def counted(crops):
+        sizes.append(len(crops))
+        return clip.encode_images(crops)
+
+    settings = {"batch_size": 8, "fill": True, "scales": SCALES, "min_size": 5.0} | options
+    encoder = RegionEncoder(counted, device=CPU, resolution=clip.resolution, dim=clip.dim, **settings)
+    for batch, proposals in images:
+        encoder.add(batch, proposals)
+    return {found.image_id: found for found in encoder.flush().wait()}, sizes
+
+
+def test_batches_are_full_across_images_and_equal_windows_are_encoded_once(clip, images):
+    regions, sizes = encode(clip, images)
+    crops = 3 * (2 * 7 - 1)
+    assert sizes == [8] * -(-crops // 8)
+    assert {image_id: len(found.embeddings) for image_id, found in regions.items()} == {
+        0: 7, 1: 0, 2: 7, 3: 0, 4: 7, 5: 0
+    }  # fmt: skip
+    _, unfilled = encode(clip, images, fill=False)
+    assert sum(unfilled) == crops and unfilled == [8] * (crops // 8) + [crops % 8]
+
+
+@pytest.mark.parametrize("options", [{}, {"fill": False}, {"batch_size": 64}, {"batch_size": 5}])
+def test_each_box_has_the_mean_of_its_own_windows(clip, images, options):
+    regions, _ = encode(clip, images, **options)
+    for batch, (found, _) in images:
+        boxes, _ = clip_boxes(found.boxes_xyxy.numpy(), HEIGHT, WIDTH, 5.0)
+        total = 0
+        for scale in SCALES:
+            windows = torch.from_numpy(windows_of(boxes, scale, HEIGHT, WIDTH))
+            crops = crop_windows(batch.pixels_bgr, torch.zeros(len(boxes), dtype=torch.int64), windows, clip.resolution)
+            total = total + clip.encode_images(crops)
+        expected = torch.nn.functional.normalize(total, dim=1).numpy()
+        np.testing.assert_allclose(regions[found.image_id].embeddings, expected, atol=1e-3)
+        np.testing.assert_array_equal(regions[found.image_id].boxes_xyxy, boxes)
+
+
+def test_only_wanted_boxes_are_embedded_and_all_are_kept(clip, images):
+    regions, sizes = encode(clip, images, wanted=lambda objectness: objectness > 0.5, fill=False)
+    assert [len(regions[image_id].embeddings) for image_id in (0, 2, 4)] == [3, 3, 3]
+    assert [len(regions[image_id].boxes_xyxy) for image_id in (0, 2, 4)] == [7, 7, 7]
+    assert sum(sizes) == 3 * (2 * 3 - 1)
+
+
+def test_flushing_ends_a_unit(clip, images):
+    encoder = RegionEncoder(
+        clip.encode_images,
+        device=CPU,
+        resolution=clip.resolution,
+        dim=clip.dim,
+        batch_size=8,
+        fill=True,
+        scales=SCALES,
+        min_size=5.0,
+    )
+    encoder.add(*images[0])
+    assert [found.image_id for found in encoder.flush().wait()] == [0, 1]
+    assert encoder.flush().wait() == []
+    encoder.add(*images[1])
+    assert [found.image_id for found in encoder.flush().wait()] == [2, 3]
