@@ -1,6 +1,8 @@
 """CLIP compiled: the same embeddings, or one line that says why not."""
 
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from plgen_ddp.seeded_models import write_tiny_clip
 
 CPU = torch.device("cpu")
 CROPS = 8
+CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def fresh_compiler(tmp_path, monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+@pytest.mark.skipif(not CAN_COMPILE, reason="torch.compile needs g++ and Python.h")
 @pytest.mark.parametrize("kind", ["ViT", "RN"])
 def test_compiled_embeddings_are_the_same(tmp_path, fresh_compiler, kind):
     weights = write_tiny_clip(tmp_path, kind=kind)
