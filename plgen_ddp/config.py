@@ -94,9 +94,9 @@ class ClipConfig:
     """Crops in a CLIP batch. null: 512 on CUDA, where every batch has this size, and 32 on a CPU."""
 
     compile: bool = False
-    """torch.compile for CLIP: half a minute at the start of each rank, other last digits; it needs a C++ compiler and
-    Python's headers. Off by default: it saves 2 % (bf16) or 8 % (fp32) of CLIP's time on one AVX-512 core; on a GPU it
-    is not yet measured."""
+    """torch.compile for CLIP: up to half a minute at the start of each rank, other last digits; it needs a C++ compiler
+    and Python's headers. Off by default: on an AVX-512 core it saves nothing (1.43 s a batch, with and without), and on
+    a GPU it is not yet measured."""
 
     def __post_init__(self) -> None:
         check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
