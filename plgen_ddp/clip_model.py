@@ -125,6 +125,22 @@ class ClipModel:
         return functional.normalize(self._model.encode_text(tokens.to(self._device)).float(), dim=-1)
 
 
+def _prepare_tower(tower: VisionTransformer, dtype: torch.dtype) -> None:
+    """Makes a vision transformer's float32 weights those that `_class_token` works with.
+
+    OpenAI's QuickGELU is x sigmoid(1.702 x), which is silu(1.702 x) / 1.702: with the factor in the layers before and
+    behind it, one pass over the largest activations takes the place of three.
+    """
+    for module in tower.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.to(dtype)
+    for block in tower.transformer.resblocks:
+        block.mlp.c_fc.weight *= 1.702
+        block.mlp.c_fc.bias *= 1.702
+        block.mlp.c_proj.weight /= 1.702
+        block.mlp.gelu = nn.SiLU(inplace=True)
+
+
 def _class_token(tower: Any, pixels: Tensor) -> Tensor:
     """The class token (k, width) of OpenAI's vision transformer, its forward pass but for what costs time in vain.
 
@@ -160,22 +176,6 @@ def _attention(layer: nn.MultiheadAttention, queries: Tensor, tokens: Tensor) ->
 def _norm(layer: nn.LayerNorm, tokens: Tensor) -> Tensor:
     """Computed in float32 inside the kernel, where OpenAI's own layer copies to float32 and back."""
     return functional.layer_norm(tokens, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
-
-
-def _prepare_tower(tower: VisionTransformer, dtype: torch.dtype) -> None:
-    """Makes the vision transformer's float32 weights those that `_class_token` takes.
-
-    QuickGELU is x sigmoid(1.702 x) = silu(1.702 x) / 1.702: with the factor in the layers on both sides of it, one pass
-    over the largest activations takes the place of three.
-    """
-    for module in tower.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.to(dtype)
-    for block in tower.transformer.resblocks:
-        block.mlp.c_fc.weight *= 1.702
-        block.mlp.c_fc.bias *= 1.702
-        block.mlp.c_proj.weight /= 1.702
-        block.mlp.gelu = nn.SiLU(inplace=True)
 
 
 def _cast_products(model: nn.Module, dtype: torch.dtype) -> None:
