@@ -46,7 +46,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
 
 test-gpu: setup
-	$(BIN)/python -m pytest -m cuda
+	PLGEN_TEST_GPU=1 $(BIN)/python -m pytest -m cuda
 
 lint: setup
 	$(BIN)/ruff format --check .

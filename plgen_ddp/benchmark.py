@@ -99,8 +99,8 @@ class Measurement:
     time without a batch to work on, which includes the start of its decoding processes. peak_shares: of a stage, what
     its products would have taken at `peak_tflops` (1e12 operations a second and rank), over its time. crops_per_image:
     encoded by CLIP, after equal windows were merged. Memory: bytes, of the largest rank; end_memory is what is resident
-    at the end of scoring. load_seconds: up to loaded models, with `clip.compile` to compiled ones. warm_up_seconds: of
-    the first image or batch, with whatever is tuned there.
+    at the end of scoring. load_seconds: of reading the JSON, loading models and, with `clip.compile`, compiling.
+    warm_up_seconds: of the first image or batch, with whatever is tuned there.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 import urllib.error
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -54,7 +54,8 @@ class ClipModel:
         """Loads `weights` (from `fetch_clip`).
 
         Args:
-            precision: fp32, bf16 or fp16, of what multiplies; norms compute in fp32, as OpenAI's do.
+            precision: fp32, bf16 or fp16, of what multiplies, and of a vision transformer's norm weights; norms compute
+                in fp32, as OpenAI's do.
 
         Raises:
             UserError: the file is no CLIP checkpoint.
@@ -75,6 +76,7 @@ class ClipModel:
         if dtype != torch.float32:
             _cast_products(model, dtype)
         self._model: Any = model.to(device)
+        self._embed: Callable[[Tensor], Tensor] = self._embed_eagerly
         self.resolution: int = model.visual.input_resolution
         self.dim: int = model.text_projection.shape[1]
         # OpenAI's own input path: uint8 / 255, minus mean, over std. Channel 0 of BGR is blue.
@@ -87,22 +89,23 @@ class ClipModel:
         Raises:
             UserError: there is no working compiler.
         """
-        from torch._dynamo.exc import TorchDynamoException  # seconds, which nobody else should wait
-
-        self._embed = torch.compile(self._embed, dynamic=False)  # type: ignore[method-assign]
         crops = torch.zeros(batch_size, 3, self.resolution, self.resolution, dtype=torch.uint8, device=self._device)
         try:
+            self._embed = torch.compile(self._embed_eagerly, dynamic=False)
             self.encode_images(crops)
-        except TorchDynamoException as error:
-            why = str(error).strip().splitlines()[0]
-            raise UserError(f"clip.compile: torch.compile failed ({why}); use clip.compile=false") from None
+        except (RuntimeError, OSError) as error:
+            why = one_line(getattr(error, "inner_exception", error))
+            raise UserError(
+                f"clip.compile: torch.compile failed: {why}; mend it (it needs a C++ compiler, Python's headers and a "
+                "cache folder), or use clip.compile=false"
+            ) from None
 
     @torch.no_grad()  # and not inference_mode, which torch.compile cannot trace through views of the weights
     def encode_images(self, crops_bgr: Tensor) -> Tensor:
         """Unit-length embeddings float32 (k, dim) of crops uint8 (k, 3, resolution, resolution) in BGR order."""
         return self._embed(crops_bgr)
 
-    def _embed(self, crops_bgr: Tensor) -> Tensor:
+    def _embed_eagerly(self, crops_bgr: Tensor) -> Tensor:
         pixels = crops_bgr.flip(1).to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
         tower = self._model.visual
         if isinstance(tower, VisionTransformer):
@@ -129,8 +132,10 @@ def _prepare_tower(tower: VisionTransformer, dtype: torch.dtype) -> None:
     """Makes a vision transformer's float32 weights those that `_class_token` works with.
 
     OpenAI's QuickGELU is x sigmoid(1.702 x), which is silu(1.702 x) / 1.702: with the factor in the layers before and
-    behind it, one pass over the largest activations takes the place of three.
+    behind it, one pass over the largest activations takes the place of three. In half precision the factor rounds the
+    weights anew, by less than activations are rounded by.
     """
+    # On CUDA, layer_norm takes weights of its input's type only.
     for module in tower.modules():
         if isinstance(module, nn.LayerNorm):
             module.to(dtype)
@@ -179,7 +184,7 @@ def _norm(layer: nn.LayerNorm, tokens: Tensor) -> Tensor:
 
 
 def _cast_products(model: nn.Module, dtype: torch.dtype) -> None:
-    """Casts what multiplies and leaves what normalises, the same division that OpenAI's fp16 weights have."""
+    """Casts what multiplies; norms that OpenAI's own layers compute stay float32, the division of its fp16 weights."""
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             names = ["weight", "bias"]

@@ -94,9 +94,8 @@ class ClipConfig:
     """Crops in a CLIP batch. null: 512 on CUDA, where every batch has this size, and 32 on a CPU."""
 
     compile: bool = False
-    """torch.compile for CLIP: up to half a minute at the start of each rank, other last digits; it needs a C++ compiler
-    and Python's headers. Off by default: on an AVX-512 core it saves nothing (1.43 s a batch, with and without), and on
-    a GPU it is not yet measured."""
+    """torch.compile for CLIP: half a minute or more at the start of each rank, and other last digits; needs a C++
+    compiler and Python's headers. Off by default: a CPU gains nothing by it (README), a GPU is not yet measured."""
 
     def __post_init__(self) -> None:
         check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
@@ -117,7 +116,8 @@ class RunConfig:
     """Images the detector sees at once; all of a batch have one padded shape."""
 
     images_per_part: int = 64
-    """Most images in a part of the store. A part is what a killed job can lose, on each rank."""
+    """Most images in a part of the store; fewer, down to one, where there would be less than 64 parts. A part is what a
+    killed job can lose, on each rank."""
 
     workers: int = 2
     """Processes a rank that decode images; 0 decodes in the rank itself."""

@@ -69,7 +69,8 @@ def evaluate(
         only_images_with_novel: leave out images without a novel object, as the published figures of VL-PLM do.
 
     Raises:
-        UserError: an unreadable file, no image in common, a name that the ground truth lacks or `labels` is not for.
+        UserError: an unreadable file, no image in common, a name that a file lacks or the labels were not made for, or
+            labels that are none of this package's.
     """
     made, real = _read(labels, "labels"), _read(ground_truth, "ground truth")
     made_for = _names_of(made)
@@ -82,6 +83,10 @@ def evaluate(
             raise UserError(f"{ground_truth} has no category {name!r}{suggestion(name, ids)}")
         if made_for is not None and name not in made_for:
             raise UserError(f"{labels} was not made for {name!r}, only for {', '.join(made_for)}")
+        if name not in {category.name for category in made.categories}:
+            raise UserError(f"{labels} has no category {name!r}")
+    if made_for is None and all(box.confidence is None for box in made.annotations):
+        raise UserError(f"{labels} has no pseudo labels: no annotation with `confidence`")
     # The two files may number their categories differently: names are what they share.
     to_real = {category.id: ids[category.name] for category in made.categories if category.name in set(names)}
     wanted = {ids[name] for name in names}
@@ -126,8 +131,8 @@ def evaluate(
     stats = [float(value) for value in run.stats]
     precision_at_50 = run.eval["precision"][0, :, :, 0, -1]  # IoU x recall x category x area x detections
     by_name = {}
-    for position, name in enumerate(names):
-        values = precision_at_50[:, position]
+    for name in names:
+        values = precision_at_50[:, run.params.catIds.index(ids[name])]  # which evaluate() has sorted
         by_name[name] = float(values[values > -1].mean()) if (values > -1).any() else -1.0
     return Evaluation(
         AP=stats[0],
@@ -167,6 +172,7 @@ def _read(path: Path, what: str) -> _Labels:
 def _names_of(made: _Labels) -> list[str] | None:
     """The names that the file says it was made for."""
     try:
-        return list(made.info["plgen_ddp"]["label"]["novel"])
+        names = made.info["plgen_ddp"]["label"]["novel"]
     except (TypeError, KeyError):
         return None
+    return names if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None

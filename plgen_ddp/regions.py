@@ -88,7 +88,7 @@ class PendingRegions:
 
 
 class RegionEncoder:
-    """Packs the crops of many images into CLIP batches of one fixed size and unpacks the embeddings to boxes again.
+    """Packs the crops of many images into full CLIP batches and unpacks the embeddings to boxes again.
 
     Add the batches of a unit, then `flush`. With `fill`, the last CLIP batch of a unit is filled up with copies of its
     last crop, so that one compiled shape serves all, and a GPU's kernels are chosen once.
@@ -114,8 +114,8 @@ class RegionEncoder:
         Args:
             encode: crops uint8 (k, 3, resolution, resolution), BGR, to unit-length embeddings float32 (k, dim).
             device: where images are, and where `encode` works.
-            batch_size: k of every call of `encode`.
-            fill: also of the last one of a unit; without, that one is as long as there are crops.
+            batch_size: k of every call of `encode` but the last of a unit, which has the crops that are left.
+            fill: fill that one up to `batch_size` too.
             scales: each box is cropped at these scales.
             min_size: boxes under this width or height in pixels are dropped.
             wanted: which boxes to embed, from their falling objectness (n,): bool (n,), True and then False. All by
@@ -155,8 +155,10 @@ class RegionEncoder:
         with self._own_stream(), stage("CLIP"):
             if self._crops:
                 waiting = torch.cat(self._crops)
-                filling = waiting[-1:].expand(self._batch_size - len(waiting) if self._fill else 0, -1, -1, -1)
-                self._embeddings.append(self._encode(torch.cat([waiting, filling]))[: len(waiting)])
+                count = len(waiting)
+                if self._fill:
+                    waiting = torch.cat([waiting, waiting[-1:].expand(self._batch_size - count, -1, -1, -1)])
+                self._embeddings.append(self._encode(waiting)[:count])
             pending = self._unpack()
         self._crops, self._embeddings, self._images = [], [], []
         return pending

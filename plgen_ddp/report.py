@@ -59,4 +59,5 @@ def print_evaluation(result: Evaluation) -> None:
         f"{result.AP_small:.3f}/{result.AP_medium:.3f}/{result.AP_large:.3f}  AR@100 {result.AR100:.3f}  "
         f"({result.pseudo_labels} pseudo labels on {result.images} images, {result.pls_per_image:.2f} an image)"
     )
-    print("AP50 by name: " + ", ".join(f"{name} {value:.3f}" for name, value in sorted(result.AP50_by_name.items())))
+    by_name = {name: "no objects" if value < 0 else f"{value:.3f}" for name, value in result.AP50_by_name.items()}
+    print("AP50 by name: " + ", ".join(f"{name} {value}" for name, value in sorted(by_name.items())))

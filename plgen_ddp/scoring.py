@@ -105,8 +105,8 @@ def clip_batch_size(options: ClipConfig, device: torch.device) -> int:
 
 
 def fills_clip_batches(options: ClipConfig, device: torch.device) -> bool:
-    """Whether the last CLIP batch of a unit is filled up too. A CPU takes any shape, and would only work in vain: a
-    tenth of CLIP's time where units are single images."""
+    """Whether the last CLIP batch of a unit is filled up. A CPU takes any shape, and filling up cost a tenth of CLIP's
+    time where units are single images."""
     return device.type == "cuda" or options.compile
 
 
@@ -144,9 +144,10 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
             "weights": file_sha256(weights.clip),
             "precision": models.clip.precision,
             "crop_scales": list(clip.crop_scales),
-            **({"compile": True} if clip.compile else {}),
         },
     }
+    if clip.compile:  # absent without, so that older stores still match
+        identity["clip"]["compile"] = True
     if (pruning := pruning_of(config)) is not None:
         identity["pruning"] = pruning
     versions = {

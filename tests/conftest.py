@@ -24,8 +24,10 @@ torch.set_num_threads(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs, so that the suite checks the same on every machine, unless the GPU's tests are asked for."""
-    if "cuda" not in config.option.markexpr:
+    if not os.environ.get("PLGEN_TEST_GPU"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        raise pytest.UsageError("PLGEN_TEST_GPU is set, and torch sees no NVIDIA GPU")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

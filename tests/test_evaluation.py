@@ -65,6 +65,13 @@ def test_names_are_matched_and_not_ids(tmp_path, truth):
     assert evaluate(write(tmp_path / "labels.json", rows, swapped), truth).AP == 1
 
 
+def test_each_name_has_its_own_figure_in_whatever_order(tmp_path, truth):
+    """COCOeval sorts ids: the first name given has the highest."""
+    rows = [(image, 1, [10, 10, 50, 40], 0.9) for image in (1, 2)] + [(4, 3, [5, 5, 30, 30], 0.9)]
+    labels = write(tmp_path / "labels.json", rows, novel=("bus", "dog", "cat"))
+    assert evaluate(labels, truth).AP50_by_name == pytest.approx({"bus": 1, "dog": 0, "cat": 51 / 101})
+
+
 def test_no_labels_at_all_is_zero(tmp_path, truth):
     result = evaluate(write(tmp_path / "labels.json", []), truth)
     assert (result.AP, result.AP50, result.pls_per_image) == (0, 0, 0)
@@ -75,6 +82,13 @@ def test_mistakes_are_named(tmp_path, truth):
         evaluate(truth, truth, ["dogg"])
     with pytest.raises(UserError, match="not made for 'bus', only for cat, dog"):
         evaluate(truth, truth, ["cat", "bus"])
+    others = [category for category in CATEGORIES if category["name"] != "dog"]
+    with pytest.raises(UserError, match=r"labels\.json has no category 'dog'"):
+        evaluate(write(tmp_path / "labels.json", [], others), truth)
+    with pytest.raises(UserError, match="no annotation with `confidence`"):
+        evaluate(write(tmp_path / "labels.json", TRUTHS, novel=()), truth, ["cat"])
+    with pytest.raises(UserError, match="does not say which names"):
+        evaluate(write(tmp_path / "labels.json", [], novel=[["cat"], 1]), truth)
     with pytest.raises(UserError, match="does not say which names"):
         evaluate(write(tmp_path / "labels.json", [], novel=()), truth)
     with pytest.raises(UserError, match="no image to compare"):

@@ -47,7 +47,7 @@ def test_objects_embeddings_and_labels_stay(exact, tmp_path, device, precision):
     stored, ap50 = exact
     found = score(tmp_path, device, precision, "run.images_per_batch=8")
     assert found.keys() == stored.keys()
-    objects = same = 0
+    objects = expected_objects = same = 0
     cosines = []
     for image_id, expected in stored.items():
         sure = found[image_id].objectness > 0.5
@@ -56,10 +56,12 @@ def test_objects_embeddings_and_labels_stay(exact, tmp_path, device, precision):
         ).max(dim=1)
         near = (overlap > 0.95).numpy()
         objects, same = objects + len(near), same + int(near.sum())
+        expected_objects += int((expected.objectness > 0.5).sum())
         embeddings = found[image_id].embeddings[sure][near].astype(np.float32)
         cosines += (embeddings * expected.embeddings[nearest.numpy()[near]].astype(np.float32)).sum(axis=1).tolist()
     # bf16 on a CPU, the coarsest of them: 98 % of 100 other scenes' boxes.
-    assert objects > 200 and same >= 0.95 * objects
+    assert expected_objects > 500 and abs(objects - expected_objects) <= 0.05 * expected_objects
+    assert same >= 0.95 * objects
     # Two boxes of IoU 0.95 are two crops: a few embeddings differ by more than rounding.
     assert np.median(cosines) > 0.999 and np.quantile(cosines, 0.05) > 0.95
     assert abs(evaluate(tmp_path / "labels.json", SCENES).AP50 - ap50) < 0.04
@@ -70,4 +72,6 @@ def test_a_gpu_goes_on_from_what_is_stored(tmp_path):
     score(tmp_path, "cuda", "fp16", "data.limit=20")
     parts = {path: path.read_bytes() for path in RegionStore(tmp_path / "store").part_paths()}
     assert len(score(tmp_path, "cuda", "fp16")) == 48
-    assert all(path.read_bytes() == data for path, data in parts.items()), "what was there is not written again"
+    assert parts and all(path.read_bytes() == data for path, data in parts.items()), (
+        "what was there is not written again"
+    )

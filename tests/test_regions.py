@@ -12,7 +12,7 @@ from plgen_ddp.resample import crop_windows
 from plgen_ddp.seeded_models import write_tiny_clip
 
 CPU = torch.device("cpu")
-HEIGHT, WIDTH = 90, 120
+HEIGHTS, WIDTHS = (90, 100, 80), (120, 70, 110)
 SCALES = (1.0, 1.5)
 
 
@@ -23,18 +23,19 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images():
-    """Three batches of two images, and their proposals; the last image of each has none."""
+    """Two batches of three images of different sizes, and their proposals: seven, three, none."""
     generator = torch.Generator().manual_seed(0)
     batches = []
-    for number in range(3):
-        pixels = torch.randint(0, 256, (2, HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=generator)
-        low = torch.rand(7, 2, generator=generator) * 50
-        boxes = torch.cat([low, low + 10 + torch.rand(7, 2, generator=generator) * 30], dim=1)
-        boxes[0] = torch.tensor([0, 0, WIDTH, HEIGHT])  # the whole image: the same window at both scales
-        found = Proposals(2 * number, boxes, torch.linspace(0.9, 0.1, 7))
-        nothing = Proposals(2 * number + 1, boxes[:0], torch.empty(0))
-        batch = ImageBatch((found.image_id, nothing.image_id), pixels, (HEIGHT,) * 2, (WIDTH,) * 2)
-        batches.append((batch, [found, nothing]))
+    for number in range(2):
+        pixels = torch.randint(0, 256, (3, max(HEIGHTS), max(WIDTHS), 3), dtype=torch.uint8, generator=generator)
+        found = []
+        for position, count in enumerate((7, 3, 0)):
+            low = torch.rand(count, 2, generator=generator) * 50
+            boxes = torch.cat([low, low + 10 + torch.rand(count, 2, generator=generator) * 60], dim=1)
+            # The whole image: the same window at both scales.
+            boxes[:1] = torch.tensor([0, 0, WIDTHS[position], HEIGHTS[position]])
+            found.append(Proposals(3 * number + position, boxes, torch.linspace(0.9, 0.1, count)))
+        batches.append((ImageBatch(tuple(each.image_id for each in found), pixels, HEIGHTS, WIDTHS), found))
     return batches
 
 
@@ -55,11 +56,9 @@ def encode(clip, images, **options):
 
 def test_batches_are_full_across_images_and_equal_windows_are_encoded_once(clip, images):
     regions, sizes = encode(clip, images)
-    crops = 3 * (2 * 7 - 1)
+    crops = 2 * (2 * 7 - 1 + 2 * 3 - 1)
     assert sizes == [8] * -(-crops // 8)
-    assert {image_id: len(found.embeddings) for image_id, found in regions.items()} == {
-        0: 7, 1: 0, 2: 7, 3: 0, 4: 7, 5: 0
-    }  # fmt: skip
+    assert [len(regions[image_id].embeddings) for image_id in range(6)] == [7, 3, 0, 7, 3, 0]
     _, unfilled = encode(clip, images, fill=False)
     assert sum(unfilled) == crops and unfilled == [8] * (crops // 8) + [crops % 8]
 
@@ -67,23 +66,27 @@ def test_batches_are_full_across_images_and_equal_windows_are_encoded_once(clip,
 @pytest.mark.parametrize("options", [{}, {"fill": False}, {"batch_size": 64}, {"batch_size": 5}])
 def test_each_box_has_the_mean_of_its_own_windows(clip, images, options):
     regions, _ = encode(clip, images, **options)
-    for batch, (found, _) in images:
-        boxes, _ = clip_boxes(found.boxes_xyxy.numpy(), HEIGHT, WIDTH, 5.0)
-        total = 0
-        for scale in SCALES:
-            windows = torch.from_numpy(windows_of(boxes, scale, HEIGHT, WIDTH))
-            crops = crop_windows(batch.pixels_bgr, torch.zeros(len(boxes), dtype=torch.int64), windows, clip.resolution)
-            total = total + clip.encode_images(crops)
-        expected = torch.nn.functional.normalize(total, dim=1).numpy()
-        np.testing.assert_allclose(regions[found.image_id].embeddings, expected, atol=1e-3)
-        np.testing.assert_array_equal(regions[found.image_id].boxes_xyxy, boxes)
+    for batch, found in images:
+        for position in (0, 1):
+            of_image = regions[found[position].image_id]
+            extent = HEIGHTS[position], WIDTHS[position]
+            boxes, _ = clip_boxes(found[position].boxes_xyxy.numpy(), *extent, 5.0)
+            own = batch.pixels_bgr[position : position + 1, : extent[0], : extent[1]]
+            total = 0
+            for scale in SCALES:
+                windows = torch.from_numpy(windows_of(boxes, scale, *extent))
+                crops = crop_windows(own, torch.zeros(len(boxes), dtype=torch.int64), windows, clip.resolution)
+                total = total + clip.encode_images(crops)
+            expected = torch.nn.functional.normalize(total, dim=1).numpy()
+            np.testing.assert_allclose(of_image.embeddings, expected, atol=1e-3)
+            np.testing.assert_array_equal(of_image.boxes_xyxy, boxes)
 
 
 def test_only_wanted_boxes_are_embedded_and_all_are_kept(clip, images):
     regions, sizes = encode(clip, images, wanted=lambda objectness: objectness > 0.5, fill=False)
-    assert [len(regions[image_id].embeddings) for image_id in (0, 2, 4)] == [3, 3, 3]
-    assert [len(regions[image_id].boxes_xyxy) for image_id in (0, 2, 4)] == [7, 7, 7]
-    assert sum(sizes) == 3 * (2 * 3 - 1)
+    assert [len(regions[image_id].embeddings) for image_id in range(6)] == [3, 1, 0, 3, 1, 0]
+    assert [len(regions[image_id].boxes_xyxy) for image_id in range(6)] == [7, 3, 0, 7, 3, 0]
+    assert sum(sizes) == 2 * (2 * 3 - 1 + 1)
 
 
 def test_flushing_ends_a_unit(clip, images):
@@ -98,7 +101,7 @@ def test_flushing_ends_a_unit(clip, images):
         min_size=5.0,
     )
     encoder.add(*images[0])
-    assert [found.image_id for found in encoder.flush().wait()] == [0, 1]
+    assert [found.image_id for found in encoder.flush().wait()] == [0, 1, 2]
     assert encoder.flush().wait() == []
     encoder.add(*images[1])
-    assert [found.image_id for found in encoder.flush().wait()] == [2, 3]
+    assert [found.image_id for found in encoder.flush().wait()] == [3, 4, 5]
