@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,11 @@ from plgen_ddp.seeded_models import write_tiny_clip, write_tiny_detector
 
 REPOSITORY = Path(__file__).parents[1]
 COCO_MINI = REPOSITORY.parent / "shared" / "data" / "coco_mini"
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
+    reason="torch.compile needs g++ and Python.h",
+)
 
 # More threads than cores would make every rank wait for the others' spinning.
 torch.set_num_threads(1)

@@ -1,13 +1,10 @@
 """CLIP's embeddings are those of OpenAI's own forward pass, in each precision and compiled."""
 
-import shutil
-import sysconfig
-from pathlib import Path
-
 import clip
 import pytest
 import torch
 from clip.model import CLIP
+from conftest import needs_compiler
 from torch.nn import functional
 
 from plgen_ddp.clip_model import ClipModel
@@ -19,7 +16,6 @@ from plgen_ddp.seeded_models import write_tiny_clip
 CPU = torch.device("cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 CROPS = 8
-CAN_COMPILE = shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def write_clip(folder, kind):
@@ -70,7 +66,7 @@ def test_embeddings_are_openais(tmp_path, kind, device, precision, tolerance):
     torch.testing.assert_close(ours.encode_images(crops.to(device)).cpu(), expected, atol=atol, rtol=0)
 
 
-@pytest.mark.skipif(not CAN_COMPILE, reason="torch.compile needs g++ and Python.h")
+@needs_compiler
 @pytest.mark.parametrize("kind", ["ViT", "RN"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiled_embeddings_are_the_same(tmp_path, fresh_compiler, kind, device):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, needs_compiler
 
 import plgen_ddp.scoring
 from plgen_ddp.store import RegionStore
@@ -146,6 +146,13 @@ def test_another_setting_on_an_existing_store_is_refused_with_the_difference(wor
     ]:
         assert difference in refused(capsys, "score", [*words, word])
     assert (tmp_path / "out" / "store" / "manifest.json").read_bytes() == manifest
+
+
+@needs_compiler
+def test_a_store_of_a_compiled_clip_is_another(words, capsys):
+    assert launcher("score").main([*words, "clip.compile=true", "clip.batch_size=8", "--no-label"]) == 0
+    capsys.readouterr()
+    assert "clip.compile: True, now not set" in refused(capsys, "score", [*words, "clip.batch_size=8"])
 
 
 def test_labelling_with_another_clip_than_the_stores_is_refused(words, tiny_models, capsys, tmp_path):
