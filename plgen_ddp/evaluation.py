@@ -78,12 +78,13 @@ def evaluate(
         raise UserError(f"{labels} does not say which names it was made for; give them with --novel")
     names = list(dict.fromkeys(novel if novel is not None else made_for or []))
     ids = {category.name: category.id for category in real.categories}
+    made_names = {category.name for category in made.categories}
     for name in names:
         if name not in ids:
             raise UserError(f"{ground_truth} has no category {name!r}{suggestion(name, ids)}")
         if made_for is not None and name not in made_for:
             raise UserError(f"{labels} was not made for {name!r}, only for {', '.join(made_for)}")
-        if name not in {category.name for category in made.categories}:
+        if name not in made_names:
             raise UserError(f"{labels} has no category {name!r}")
     if made_for is None and all(box.confidence is None for box in made.annotations):
         raise UserError(f"{labels} has no pseudo labels: no annotation with `confidence`")
