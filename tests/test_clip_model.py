@@ -78,13 +78,16 @@ def test_compiled_embeddings_are_the_same(tmp_path, fresh_compiler, kind, device
     torch.testing.assert_close(compiled.encode_images(crops), model.encode_images(crops), atol=1e-5, rtol=0)
 
 
-def test_without_a_compiler_one_line_says_so(tmp_path, fresh_compiler, monkeypatch):
-    monkeypatch.setattr(fresh_compiler.cpp, "cxx", (None, "/nonexistent/g++"))
+def test_without_a_compiler_one_line_says_so(tmp_path, fresh_compiler):
     model = ClipModel(write_tiny_clip(tmp_path), CPU, "fp32")
-    with pytest.raises(
-        UserError,
-        match=r"clip.compile: torch.compile failed: .*[Nn]o working C\+\+ compiler.*or use clip.compile=false",
-    ) as told:
+    # Not monkeypatch: after its undo this setting would be missing for every later test.
+    with (
+        fresh_compiler.patch({"cpp.cxx": (None, "/nonexistent/g++")}),
+        pytest.raises(
+            UserError,
+            match=r"clip.compile: torch.compile failed: .*[Nn]o working C\+\+ compiler.*or use clip.compile=false",
+        ) as told,
+    ):
         model.compile(CROPS)
     assert "\n" not in str(told.value)
 
