@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from plgen_ddp.coco import ImageIndex
-from plgen_ddp.timing import add_seconds, stage, waited_for
+from plgen_ddp.timing import add_seconds, stage
 
 # At least so many units, where the dataset has the images: small ones must spread over the ranks too.
 _MIN_UNITS = 64
@@ -128,7 +128,7 @@ def image_batches(
 
 def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:
     """The batches with their pixels on `device`; on CUDA copied one batch ahead, on a stream of their own."""
-    batches = _arriving(batches)
+    batches = _counted(batches)
     if device.type != "cuda":
         yield from batches
         return
@@ -153,9 +153,9 @@ def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[I
         yield arrived(ahead)
 
 
-def _arriving(batches: Iterable[ImageBatch]) -> Iterator[ImageBatch]:
-    """The batches; the running clock is told how long each took to decode, elsewhere, and to come."""
-    for batch in waited_for("wait", batches):
+def _counted(batches: Iterable[ImageBatch]) -> Iterator[ImageBatch]:
+    """The batches; the running clock is told how long each took to decode, in another process."""
+    for batch in batches:
         add_seconds("decode", batch.decode_seconds)
         yield batch
 

@@ -9,6 +9,10 @@ from plgen_ddp.evaluation import Evaluation
 from plgen_ddp.labeling import LabelSummary
 from plgen_ddp.store import RegionStore
 
+# From this share of the ranks' time on, waiting for images is worth a line; a short run's is the start of its workers.
+_MUCH_WAITING = 0.1
+_SHORT_RUN = 60.0
+
 
 class RankSummary(Protocol):
     """The part of `plgen_ddp.scoring.Summary` that is printed here; importing it would import the models."""
@@ -16,6 +20,7 @@ class RankSummary(Protocol):
     images: int
     boxes: int
     seconds: float
+    waited: float
     peak_memory: int
     peak_gpu_memory: int
 
@@ -34,6 +39,9 @@ def print_scoring(summaries: Sequence[RankSummary], store: RegionStore, max_fail
         )
     else:
         print("nothing to score: the store is complete")
+    waited = sum(summary.waited for summary in summaries) / max(sum(summary.seconds for summary in summaries), 1e-9)
+    if waited > _MUCH_WAITING and seconds > _SHORT_RUN:
+        print(f"{waited:.0%} of the time went by waiting for images; more run.workers may help", file=sys.stderr)
     failures = store.failures()
     if failures:
         print(f"{len(failures)} images could not be scored (run.max_failures={max_failures}):", file=sys.stderr)

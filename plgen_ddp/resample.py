@@ -26,6 +26,7 @@ Pillow 13 resizes columns first where the height loses more than twice the pixel
 come first, as in every release before it, so a result does not depend on the Pillow that is installed.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -223,15 +224,22 @@ def _chunks(sides: Sequence[int], size: int, elements: int) -> Iterator[slice]:
 
 def _resize_by_products(image: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """One image (h, w, 3) resized bilinearly to uint8 (3, *size) by matrix products in `dtype`."""
-    matrices = []
-    for source, resized in zip(image.shape[:2], size, strict=True):
-        zero = torch.zeros(1, dtype=torch.int64, device=image.device)
-        axis = _Axis(zero, zero + source, zero + resized, zero)
-        taps = math.ceil(2 * _RADIUS["bilinear"] * max(source / resized, 1))
-        matrices.append(axis.weights(zero, _product_length(source, taps), taps, resized, "bilinear", dtype))
+    matrices = [
+        _bilinear_matrix(source, resized, dtype, image.device)
+        for source, resized in zip(image.shape[:2], size, strict=True)
+    ]
     rows, columns = (matrix.shape[-1] for matrix in matrices)
     padded = F.pad(image, (0, 0, 0, columns - image.shape[1], 0, rows - image.shape[0]))
     return _two_products(padded.permute(0, 2, 1)[None], *matrices)[0]
+
+
+@functools.lru_cache(maxsize=32)  # of some 2 MB; a matrix is two dozen kernels to launch, and a unit's sizes recur
+def _bilinear_matrix(source: int, resized: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The weights (1, resized, at least source) that resize one axis of an image bilinearly."""
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    axis = _Axis(zero, zero + source, zero + resized, zero)
+    taps = math.ceil(2 * _RADIUS["bilinear"] * max(source / resized, 1))
+    return axis.weights(zero, _product_length(source, taps), taps, resized, "bilinear", dtype)
 
 
 def _product_length(pixels: int, taps: int) -> int:

@@ -24,7 +24,7 @@ from plgen_ddp.precision import resolve_precision
 from plgen_ddp.proposals import ProposalModel, fetch_weights, read_detector_config
 from plgen_ddp.regions import PendingRegions, RegionEncoder
 from plgen_ddp.store import PartWriter, StoredImage
-from plgen_ddp.timing import add_seconds
+from plgen_ddp.timing import Awaited, add_seconds
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,12 @@ class Models:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one rank did. peak_memory, peak_gpu_memory: bytes."""
+    """What one rank did. waited: seconds of its `seconds` without an image. peak_memory, peak_gpu_memory: bytes."""
 
     images: int
     boxes: int
     seconds: float
+    waited: float
     peak_memory: int
     peak_gpu_memory: int
 
@@ -182,11 +183,12 @@ def score_units(
         wanted=None if pruning is None else lambda objectness: can_exceed(objectness, *pruning.values()),
     )
     loader = image_batches(index, units, config.run.images_per_batch, config.run.workers, pin=device.type == "cuda")
+    decoded = Awaited("wait", loader)
     start = time.perf_counter()
     images = 0
     failures: list[Failure] = []
     with PartWriter(store_of(config)) as writer:
-        for batch in on_device(loader, device):
+        for batch in on_device(decoded, device):
             encoder.add(batch, models.detector(batch))
             failures += batch.failures
             if batch.last:
@@ -199,6 +201,7 @@ def score_units(
         images=images,
         boxes=writer.boxes,
         seconds=time.perf_counter() - start,
+        waited=decoded.seconds,
         peak_memory=peak_memory(),
         peak_gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     )

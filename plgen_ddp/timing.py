@@ -14,7 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -96,12 +96,25 @@ def add_seconds(name: str, seconds: float) -> None:
         _running.add(name, 0.0, seconds)
 
 
-def waited_for(name: str, items: Iterable[T]) -> Iterator[T]:
-    """The items; the time that each takes to come counts to a stage of the running clock."""
-    iterator = iter(items)
-    while True:
-        with stage(name, on_host=True):
+class Awaited(Generic[T]):
+    """Items that are made elsewhere, and how long whoever iterates over them had to wait.
+
+    seconds: spent waiting, so far. It also counts to a stage of the running clock.
+    """
+
+    def __init__(self, name: str, items: Iterable[T]) -> None:
+        self.seconds = 0.0
+        self._name = name
+        self._items = items
+
+    def __iter__(self) -> Iterator[T]:
+        iterator = iter(self._items)
+        while True:
+            start = time.perf_counter()
             item = next(iterator, None)
-        if item is None:
-            return
-        yield item
+            waited = time.perf_counter() - start
+            self.seconds += waited
+            add_seconds(self._name, waited)
+            if item is None:
+                return
+            yield item
