@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from plgen_ddp.images import ImageBatch
 from plgen_ddp.proposals import Proposals
-from plgen_ddp.resample import crop_windows
+from plgen_ddp.resample import crop_windows, upload
 from plgen_ddp.timing import stage
 
 
@@ -191,8 +191,7 @@ class RegionEncoder:
         window_of_box = np.concatenate(
             [image.window_of_box + start for image, start in zip(self._images, starts[:-1], strict=True)]
         )
-        # Without waiting: a plain copy would wait for all of CLIP that is queued before it.
-        index = torch.from_numpy(window_of_box).to(self._device, non_blocking=True)
+        index = upload(torch.from_numpy(window_of_box), self._device)
         of_boxes = torch.cat(self._embeddings)[index]  # (sum of m, scales, d)
         mean = functional.normalize(of_boxes.mean(dim=1), dim=-1).half()
         if self._stream is None:

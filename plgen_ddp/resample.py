@@ -121,6 +121,15 @@ def crop_windows(pixels: Tensor, image_indices: Tensor, windows_xyxy: Tensor, si
     return crops
 
 
+def upload(host: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device` of a tensor on the host, which does not wait for what the current stream was given before.
+
+    From page-locked memory: a copy from any other may wait for the stream, even when it is called asynchronous (CUDA
+    Runtime API, "API synchronization behavior").
+    """
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
 class _Axis(NamedTuple):
     """One axis of k resizes of which only some consecutive outputs are kept; int64 (k,) each."""
 
@@ -194,8 +203,8 @@ def _crop_by_products(pixels: Tensor, plan: Tensor, size: int, dtype: torch.dtyp
     starts, lengths, taps = (torch.stack(both) for both in zip(*reads, strict=True))
     order = lengths.amax(dim=0).argsort(descending=True, stable=True)
     lengths, taps = lengths[:, order], taps[:, order]
-    # One upload a call, and nothing that waits for the device.
-    uploaded = torch.cat([plan, starts, torch.arange(len(order))[None]])[:, order].to(device, non_blocking=True)
+    # One upload a call; nothing waits for the device.
+    uploaded = upload(torch.cat([plan, starts, torch.arange(len(order))[None]])[:, order], device)
     for chunk in _chunks(lengths.amax(dim=0).tolist(), size, _ELEMENTS_PER_CHUNK[dtype]):
         image, *axes = _axes(uploaded[:9, chunk])
         taken, matrices = [], []
