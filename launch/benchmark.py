@@ -22,11 +22,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from plgen_ddp.benchmark import Options, run
+from plgen_ddp.coco import check_output
 from plgen_ddp.errors import one_line_errors
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
+    with one_line_errors():
+        if arguments.json is not None:  # before the hours that it shall tell of
+            check_output(arguments.json, "--json", {})
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="plgen_ddp_benchmark_") as folder:
         report = run(
             Options(
@@ -34,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 images=arguments.num_images,
                 reference_images=arguments.reference_images,
                 images_folder=arguments.images,
-                precisions=tuple(arguments.precisions.split(",")),
+                precisions=tuple(dict.fromkeys(arguments.precisions.split(","))),
                 ranks=arguments.ranks,
                 scaling=arguments.scaling,
                 growth=arguments.growth,
@@ -63,7 +67,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         metavar="LIST",
         help="of fp32, bf16, fp16, or two of them, detector+CLIP; those that the machine lacks are left out",
     )
-    parser.add_argument("--ranks", type=positive, metavar="R", help="default: one a GPU, or one a core on a CPU")
+    parser.add_argument("--ranks", type=positive, metavar="R", help="default: one a core on a CPU, one on CUDA")
     parser.add_argument(
         "--scaling", type=numbers, nargs="?", const=(1, 2, 4), default=(), metavar="LIST", help="ranks; default 1,2,4"
     )
@@ -94,7 +98,7 @@ def positive(word: str) -> int:
 
 
 def numbers(word: str) -> tuple[int, ...]:
-    return tuple(positive(part) for part in word.split(","))
+    return tuple(dict.fromkeys(positive(part) for part in word.split(",")))
 
 
 if __name__ == "__main__":

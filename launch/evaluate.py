@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgen_ddp.coco import write_atomically
+from plgen_ddp.coco import check_output, write_atomically
 from plgen_ddp.errors import one_line_errors
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.report import print_evaluation
@@ -26,6 +26,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args(words)
     with one_line_errors():
+        if options.json:
+            check_output(options.json, "--json", {"--labels": options.labels, "--ground-truth": options.ground_truth})
         result = evaluate(
             options.labels,
             options.ground_truth,

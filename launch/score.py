@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from plgen_ddp.config import Config, command_line, load_config
 from plgen_ddp.errors import one_line_errors
-from plgen_ddp.labeling import Labeling, check_labeling, store_of
+from plgen_ddp.labeling import Labeling, check_labeling
 from plgen_ddp.progress import Progress
 from plgen_ddp.report import print_labels, print_scoring
 from plgen_ddp.scoring import check_coverage, fetch, load_models, plan_work, prepare_device, read_dataset, score_units
@@ -31,16 +31,16 @@ def main(words: Sequence[str] | None = None) -> int:
             return 0
         with World.from_env() as world:
             config = world.on_main(lambda: load_config(arguments.config, arguments.overrides))
-            score(world, config, label=not arguments.no_label)
+            failed = score(world, config, label=not arguments.no_label)
         if not world.is_main:
             return 0
         if not arguments.no_label:
             print_labels(Labeling(config).run())
-        return 1 if len(store_of(config).failures()) > config.run.max_failures else 0
+        return 1 if failed > config.run.max_failures else 0
 
 
-def score(world: World, config: Config, *, label: bool) -> None:
-    """Fills the region store, together with the other ranks. Leaves the group."""
+def score(world: World, config: Config, *, label: bool) -> int:
+    """Fills the region store, together with the other ranks. Leaves the group. Returns how many images failed."""
     dataset = world.on_main(lambda: read_dataset(config))
     if label:
         world.on_main(lambda: check_labeling(config, dataset.index.image_ids))  # now, not after hours of scoring
@@ -54,9 +54,11 @@ def score(world: World, config: Config, *, label: bool) -> None:
         summaries = world.gather(score_units(config, dataset.index, own, models, progress.advance))
     world.close()
 
-    if world.is_main:
-        check_coverage(config, dataset)
-        print_scoring(summaries, store_of(config), config.run.max_failures)
+    if not world.is_main:
+        return 0
+    failures = check_coverage(config, dataset)
+    print_scoring(summaries, failures, config.run.max_failures)
+    return len(failures)
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:

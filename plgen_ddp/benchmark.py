@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import box_iou
@@ -155,6 +155,8 @@ def prepare(folder: Path, count: int, images: Path | None, *, tiny: bool, overri
     Raises:
         UserError: `images` is no folder with JPEGs.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--work: {folder} is no folder")
     models = folder / ("tiny" if tiny else "full")
     if not (models / "clip.pt").is_file():
         print(f"writing {'tiny' if tiny else 'full-size'} models with seeded weights", file=sys.stderr, flush=True)
@@ -166,8 +168,11 @@ def prepare(folder: Path, count: int, images: Path | None, *, tiny: bool, overri
         raise UserError(f"--images: no *.jpg in {images}")
     sizes = []
     for file in files:
-        with Image.open(file) as image:
-            sizes.append(image.size)
+        try:
+            with Image.open(file) as image:
+                sizes.append(image.size)
+        except UnidentifiedImageError:
+            raise UserError(f"--images: {file} is no image") from None
     annotations = folder / f"instances_{count}.json"
     rows = [
         {
@@ -306,6 +311,8 @@ def _run_job_rank(config: Config, result: Path) -> None:
         with StageClock(device).running() as clock:
             summary = score_units(config, dataset.index, own, models, lambda images: None)
         stages = clock.seconds()
+        world.gather(None)
+        world.on_main(lambda: _check_scored(config))
         own_images = np.concatenate(own) if own else np.empty(0, np.int64)
         mine = _RankResult(
             summary=summary,
@@ -321,6 +328,12 @@ def _run_job_rank(config: Config, result: Path) -> None:
         ranks = world.gather(mine)
     if world.is_main:
         result.write_text(json.dumps(asdict(_summed(config, ranks, device, len(first)))))
+
+
+def _check_scored(config: Config) -> None:
+    if failures := store_of(config).failures():
+        image_id, stage, reason = failures[0]
+        raise UserError(f"{len(failures)} images could not be scored, the first, {image_id}, in {stage}: {reason}")
 
 
 def _summed(config: Config, ranks: Sequence[_RankResult], device: torch.device, warm_up_images: int) -> Measurement:
@@ -370,6 +383,7 @@ def _run_reference(config: Config, result: Path) -> None:
     oracle = _load_oracle()
     threads = available_cores()
     device = prepare_device(replace(config.run, threads=threads), 0)
+    torch.backends.cudnn.allow_tf32 = True  # PyTorch's default, under which both projects run
     start = time.perf_counter()
     cfg = get_cfg()
     cfg.merge_from_file(config.detector.config, allow_unsafe=False)
@@ -492,19 +506,22 @@ class _FlopClock(StageClock):
         super().__init__(torch.device("cpu"))
         self._counter = counter
 
-    def mark(self, *, on_host: bool = False) -> float:
+    def mark(self) -> float:
         return float(self._counter.get_total_flops())
 
 
 def _count_flops(work: Callable[[], object]) -> dict[str, float]:
-    """The operations of matrix products and convolutions in `work`, by stage; a multiply-add is two."""
+    """The operations of matrix products and convolutions in `work`, by stage; a multiply-add is two.
+
+    torch does not count attention's own products on a CPU, a hundredth of ViT-B/32's.
+    """
     with FlopCounterMode(display=False) as counter, _FlopClock(counter).running() as clock:
         work()
     return clock.seconds()
 
 
 def _count_crops(config: Config, index: ImageIndex, positions: np.ndarray) -> int:
-    """How many different crop windows the stored boxes of these images have."""
+    """How many different crop windows the embedded boxes of these images have."""
     sizes = {
         image_id: extent
         for image_id, *extent in zip(
@@ -519,9 +536,8 @@ def _count_crops(config: Config, index: ImageIndex, positions: np.ndarray) -> in
     for path in store.part_paths():
         for image in store.read_part(path):
             if image.image_id in sizes and len(image.boxes_xyxy):
-                scales = [
-                    windows_of(image.boxes_xyxy, scale, *sizes[image.image_id]) for scale in config.clip.crop_scales
-                ]
+                embedded = image.boxes_xyxy[: len(image.embeddings)]
+                scales = [windows_of(embedded, scale, *sizes[image.image_id]) for scale in config.clip.crop_scales]
                 crops += len(np.unique(np.concatenate(scales), axis=0))
     return crops
 
@@ -594,10 +610,17 @@ def _regions(store: RegionStore) -> dict[int, Tensor]:
     }
 
 
+def _preset(name: str, overrides: Sequence[str]) -> Config:
+    config = load_config(_REPOSITORY / "configs" / f"coco_{name}.yaml", overrides)
+    if config.run.prune_below is not None:
+        raise UserError("--agreement compares all boxes; leave out run.prune_below")
+    return config
+
+
 def _labels(inputs: Inputs, store: RegionStore) -> Iterator[tuple[str, PseudoLabels]]:
     images = [image for path in store.part_paths() for image in store.read_part(path) if image.reason is None]
     for preset in PRESETS:
-        config = load_config(_REPOSITORY / "configs" / f"coco_{preset}.yaml", inputs.overrides)
+        config = _preset(preset, inputs.overrides)
         vocabulary = read_vocabulary(config)
         cache = TextEmbeddings(inputs.folder / "vocabulary", read_templates(config), store.manifest()["dim"])
         clip_weights = Path(config.clip.model)
@@ -617,8 +640,8 @@ def _labels(inputs: Inputs, store: RegionStore) -> Iterator[tuple[str, PseudoLab
 class Options:
     """What to measure. overrides: `section.key=value` words for the job.
 
-    ranks: None is one a core on a CPU, one a GPU on CUDA. scaling: numbers of ranks. growth: factors of `images`. Both
-    run in the last of the precisions.
+    ranks: None is one a core on a CPU, and one on CUDA: both sides then have the whole CPU, or one GPU. scaling:
+    numbers of ranks. growth: factors of `images`. Both run in the last of the precisions.
     """
 
     work: Path
@@ -665,8 +688,14 @@ def run(options: Options) -> Report:
     precisions, refused = usable_precisions(options.precisions, device)
     if not precisions:
         raise UserError(f"--precisions: {'; '.join(refused)}")
-    if options.agreement and (len(precisions) < 2):
-        raise UserError("--agreement compares precisions with the first one; give two or more that this machine has")
+    if options.agreement:
+        if len(precisions) < 2:
+            raise UserError(
+                "--agreement compares precisions with the first one; give two or more that this machine has"
+            )
+        for preset in PRESETS:  # what is wrong with the names must show now
+            read_vocabulary(_preset(preset, options.overrides))
+    _config(options.overrides)  # what is wrong with them must show now
     inputs = prepare(
         options.work, options.images, options.images_folder, tiny=options.tiny, overrides=options.overrides
     )
@@ -675,7 +704,7 @@ def run(options: Options) -> Report:
     if inputs.distinct_images < options.images:
         notes.append(f"images: {inputs.distinct_images} files, in turn")
 
-    ranks = options.ranks or places
+    ranks = options.ranks or (places if on_cpu else 1)
     runs = [measure_reference(inputs, reference_images, "reference")]
     stores = {}
     for precision in precisions:

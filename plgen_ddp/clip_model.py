@@ -44,6 +44,22 @@ def fetch_clip(model: str) -> Path:
     return Path(model)
 
 
+def check_prompts(prompts: Sequence[str], context_length: int = 77) -> Tensor:
+    """The tokens int (k, context_length) of prompts; all of OpenAI's models take 77.
+
+    Raises:
+        UserError: a prompt is longer.
+    """
+    try:
+        return clip.tokenize(list(prompts), context_length=context_length)
+    except RuntimeError:  # its only one
+        longest = max(prompts, key=len)
+        raise UserError(
+            f"label.vocabulary, label.templates: too long for CLIP, which reads {context_length} tokens: "
+            f"{longest[:60]!r}..."
+        ) from None
+
+
 class ClipModel:
     """A CLIP model on one device in one precision.
 
@@ -87,12 +103,14 @@ class ClipModel:
         """Compiles `encode_images` for batches of so many crops, now.
 
         Raises:
-            UserError: there is no working compiler.
+            UserError: torch.compile failed, mostly for want of a working compiler.
         """
         crops = torch.zeros(batch_size, 3, self.resolution, self.resolution, dtype=torch.uint8, device=self._device)
         try:
             self._embed = torch.compile(self._embed_eagerly, dynamic=False)
             self.encode_images(crops)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, OSError) as error:
             why = one_line(getattr(error, "inner_exception", error))
             raise UserError(
@@ -121,10 +139,7 @@ class ClipModel:
         Raises:
             UserError: a prompt longer than CLIP's context.
         """
-        try:
-            tokens = clip.tokenize(list(prompts), context_length=self._model.context_length)
-        except RuntimeError as error:
-            raise UserError(f"label.vocabulary: {error}") from None
+        tokens = check_prompts(prompts, self._model.context_length)
         return functional.normalize(self._model.encode_text(tokens.to(self._device)).float(), dim=-1)
 
 

@@ -8,10 +8,10 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,18 +21,28 @@ from plgen_ddp.errors import UserError
 T = TypeVar("T")
 
 
-class Image(msgspec.Struct):
-    """What the job reads of an entry of `images`; sizes in pixels."""
+# What the columns of the job hold.
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Pixels = Annotated[int, msgspec.Meta(le=2**31 - 1)]
 
-    id: int
-    file_name: str
-    height: int
-    width: int
+
+class Image(msgspec.Struct):
+    """What the job reads of an entry of `images`; sizes in pixels. LVIS names a file by its URL alone."""
+
+    id: Id
+    height: Pixels
+    width: Pixels
+    file_name: str = ""
     coco_url: str | None = None
+
+    def __post_init__(self) -> None:
+        self.file_name = self.file_name or (self.coco_url or "").rpartition("/")[2]
+        if not self.file_name:
+            raise ValueError("an image has no `file_name`, and no `coco_url` to take it from")
 
 
 class Category(msgspec.Struct):
-    id: int
+    id: Id
     name: str
 
 
@@ -74,6 +84,11 @@ class PseudoLabel(msgspec.Struct):
     segmentation: list[list[float]] = msgspec.field(default_factory=lambda: [[]])
 
 
+def read_json(path: Path) -> bytes:
+    """The bytes of a JSON file, without the byte order mark that some editors put before it."""
+    return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+
+
 class CocoFile:
     """A COCO-format JSON, its entries still as raw text."""
 
@@ -86,7 +101,7 @@ class CocoFile:
         self.path = Path(path)
         self._key = key
         try:
-            text = self.path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which JSON has none of
+            text = read_json(self.path)
         except OSError as error:
             raise UserError(f"{key}: cannot read {path}: {error.strerror}") from None
         try:
@@ -327,6 +342,25 @@ def dataset_digest(images: Sequence[Image]) -> str:
     for image in images:
         digest.update(f"{image.id} {image.height} {image.width} {image.file_name}\n".encode())
     return digest.hexdigest()
+
+
+def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
+    """Finds out before the work whether its result can be written to `path`, and would replace none of the inputs.
+
+    Args:
+        inputs: what each is called, and its path; whatever is no path is none.
+
+    Raises:
+        UserError: it is an input or a folder, or its folder cannot be written.
+    """
+    for name, used in inputs.items():
+        if isinstance(used, (str, Path)) and path.resolve() == Path(used).resolve():
+            raise UserError(f"{option}: {path} is {name}; choose another name")
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a folder")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{option}: cannot write into {folder}")
 
 
 def write_atomically(path: Path, chunks: Iterator[bytes]) -> None:

@@ -91,7 +91,8 @@ class ClipConfig:
     """Each box is cropped at these scales about its centre; its embedding is their mean."""
 
     batch_size: int | None = None
-    """Crops in a CLIP batch. null: 512 on CUDA, where every batch has this size, and 32 on a CPU."""
+    """Crops in a CLIP batch. null: 512 on CUDA, 32 on a CPU. On CUDA, and where CLIP is compiled, the last batch of a
+    part is filled up to this size."""
 
     compile: bool = False
     """torch.compile for CLIP: half a minute or more at the start of each rank, and other last digits; needs a C++
@@ -116,8 +117,8 @@ class RunConfig:
     """Images the detector sees at once; all of a batch have one padded shape."""
 
     images_per_part: int = 64
-    """Most images in a part of the store; fewer, down to one, where there would be less than 64 parts. A part is what a
-    killed job can lose, on each rank."""
+    """Most images in a part of the store; fewer, down to one (on CUDA to a batch), where there would be less than 64
+    parts. A part is what a killed job can lose, on each rank."""
 
     workers: int = 2
     """Processes a rank that decode images; 0 decodes in the rank itself."""
@@ -285,12 +286,28 @@ def load_structured(schema: type[T], path: str | Path, overrides: Sequence[str] 
 def _parse_override(word: str, schema: type) -> DictConfig:
     if not re.match(r"[A-Za-z_][\w.]*=", word):
         raise UserError(f"{word!r} is not of the form section.key=value")
+    key, _, value = word.partition("=")
     try:
-        given = OmegaConf.from_dotlist([word])
+        if _is_text(key, value, schema):
+            given = OmegaConf.create({})
+            OmegaConf.update(given, key, value)
+        else:
+            given = OmegaConf.from_dotlist([word])
     except (YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{word!r}: {_reason(error)}") from None
     _check_keys(given, schema, "the command line")
     return given
+
+
+def _is_text(key: str, value: str, schema: type) -> bool:
+    """Whether `value` is meant as it stands: a path that looks like a number or holds a # is no YAML. Quotes are."""
+    name, _, option = key.partition(".")
+    section = next((item.type for item in fields(schema) if item.name == name), None)
+    kinds = {item.name: item.type for item in fields(section)} if is_dataclass(section) else {}
+    kind = kinds.get(option)
+    if value == "null" or value.startswith(("'", '"')):
+        return False
+    return kind in (str, str | None) or (kind is Any and not value.startswith(("[", "{")))
 
 
 def _check_keys(given: DictConfig, schema: type, source: str) -> None:

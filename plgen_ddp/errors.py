@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -25,15 +26,41 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def mistake_of(error: UserError | OSError) -> str | None:
+    """What the user did wrong, in one line; None for an `OSError` of no file, which is no mistake of theirs.
+
+    A path that is too long or not readable is found out by whoever touches it first, in many places.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    return None if error.filename is None else f"cannot use {os.fsdecode(error.filename)}: {error.strerror}"
+
+
+def tell(line: str, *, error: bool = False) -> None:
+    """Prints a line for a person, on stdout or stderr, at once.
+
+    A pipe that its reader closed, or a full disk, must not cost the work that the line speaks of: from then on, nothing
+    more is said there.
+    """
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2, Ctrl-C into 130; a bug keeps its traceback."""
+    """Turns a user's mistake into one line on stderr and exit status 2, Ctrl-C into 130; a bug keeps its traceback."""
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if (mistake := mistake_of(error)) is None:
+            raise
         if not isinstance(error, ToldError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            tell(f"error: {mistake}", error=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        tell("interrupted", error=True)
         raise SystemExit(130) from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from plgen_ddp.coco import Category
+from plgen_ddp.coco import Category, read_json
 from plgen_ddp.errors import UserError, suggestion
 
 
@@ -77,7 +78,12 @@ def evaluate(
     if novel is None and made_for is None:
         raise UserError(f"{labels} does not say which names it was made for; give them with --novel")
     names = list(dict.fromkeys(novel if novel is not None else made_for or []))
+    if _names_of(real) is not None and any(box.confidence is not None for box in real.annotations):
+        raise UserError(f"{ground_truth} is a file of pseudo labels; --ground-truth takes real annotations")
     ids = {category.name: category.id for category in real.categories}
+    if len(ids) < len(real.categories):
+        counts = Counter(category.name for category in real.categories)
+        raise UserError(f"{ground_truth} has two categories with name {counts.most_common(1)[0][0]!r}")
     made_names = {category.name for category in made.categories}
     for name in names:
         if name not in ids:
@@ -93,8 +99,10 @@ def evaluate(
     wanted = {ids[name] for name in names}
     images = {image.id for image in real.images} & {image.id for image in made.images}
     truths = [box for box in real.annotations if box.category_id in wanted and box.image_id in images]
-    if images and not truths:
-        raise UserError(f"{ground_truth} has no annotation of {', '.join(names[:5])} in the images of {labels}")
+    if images and all(box.iscrowd for box in truths):
+        raise UserError(
+            f"{ground_truth} has no annotation, or only crowds, of {', '.join(names[:5])} in the images of {labels}"
+        )
     if only_images_with_novel:
         images &= {box.image_id for box in truths}
     if not images:
@@ -163,7 +171,7 @@ def _annotation(number: int, box: _Box, category_id: int) -> dict[str, Any]:
 
 def _read(path: Path, what: str) -> _Labels:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Labels)
+        return msgspec.json.decode(read_json(path), type=_Labels)
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from plgen_ddp.coco import ImageIndex
+from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.timing import add_seconds, stage
 
 # At least so many units, where the dataset has the images: small ones must spread over the ranks too.
@@ -78,7 +79,7 @@ class ImageBatch:
 
 
 def plan_units(
-    index: ImageIndex, shape_of: Callable[[int, int], tuple[int, int]], images_per_part: int
+    index: ImageIndex, shape_of: Callable[[int, int], tuple[int, int]], images_per_part: int, smallest: int = 1
 ) -> list[np.ndarray]:
     """The dataset as units of work: positions in `index`, int64, images of one detector shape in ascending id.
 
@@ -86,9 +87,10 @@ def plan_units(
 
     Args:
         shape_of: the padded detector input (height, width) of an image of a height and width.
-        images_per_part: the largest unit; smaller, down to one image, where the dataset has fewer than 64 of them.
+        images_per_part: the largest unit; smaller where the dataset has fewer than 64 of them.
+        smallest: as far as that goes, but for what is left of a group.
     """
-    size = min(images_per_part, max(1, len(index) // _MIN_UNITS))
+    size = min(images_per_part, max(smallest, len(index) // _MIN_UNITS))
     groups: dict[tuple[int, int], list[int]] = {}
     shapes: dict[tuple[int, int], tuple[int, int]] = {}
     for position, extent in enumerate(zip(index.heights.tolist(), index.widths.tolist(), strict=True)):
@@ -105,7 +107,7 @@ def plan_units(
 def image_batches(
     index: ImageIndex, units: Sequence[np.ndarray], images_per_batch: int, workers: int, pin: bool
 ) -> DataLoader:
-    """A loader of `ImageBatch`, unit by unit in the given order.
+    """A loader of `ImageBatch`, unit by unit in the given order; or of what stops the job, for `on_device` to raise.
 
     Args:
         units: positions in `index`; see `plan_units`.
@@ -126,11 +128,15 @@ def image_batches(
     )
 
 
-def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:
-    """The batches with their pixels on `device`; on CUDA copied one batch ahead, on a stream of their own."""
-    batches = _counted(batches)
+def on_device(batches: Iterable[ImageBatch | UserError], device: torch.device) -> Iterator[ImageBatch]:
+    """The batches with their pixels on `device`; on CUDA copied one batch ahead, on a stream of their own.
+
+    Raises:
+        UserError: one of them is such an error, or a decoding process was killed.
+    """
+    decoded = _counted(batches)
     if device.type != "cuda":
-        yield from batches
+        yield from decoded
         return
     copies = torch.cuda.Stream(device)
     ahead: tuple[ImageBatch, torch.cuda.Event] | None = None
@@ -143,7 +149,7 @@ def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[I
         batch.pixels_bgr.record_stream(current)
         return batch
 
-    for batch in batches:
+    for batch in decoded:
         with torch.cuda.stream(copies), stage("copy"):
             copied = (batch.to(device), copies.record_event())
         if ahead is not None:
@@ -153,9 +159,24 @@ def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[I
         yield arrived(ahead)
 
 
-def _counted(batches: Iterable[ImageBatch]) -> Iterator[ImageBatch]:
-    """The batches; the running clock is told how long each took to decode, in another process."""
-    for batch in batches:
+def _counted(batches: Iterable[ImageBatch | UserError]) -> Iterator[ImageBatch]:
+    """The batches; the running clock is told how long each took to decode, mostly in another process.
+
+    Raises:
+        UserError: a decoding process could not go on.
+    """
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator, None)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):  # a bug in one keeps its traceback
+                raise
+            raise UserError(f"run.workers: a decoding process was ended from outside ({one_line(error)})") from None
+        if batch is None:
+            return
+        if isinstance(batch, UserError):
+            raise batch
         add_seconds("decode", batch.decode_seconds)
         yield batch
 
@@ -174,7 +195,7 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, item: int) -> ImageBatch:
+    def __getitem__(self, item: int) -> ImageBatch | UserError:
         start = time.perf_counter()
         unit, positions, last = self._batches[item]
         index = self._index
@@ -194,7 +215,17 @@ class _Batches(Dataset):
                 failures.append(Failure(image_id, "decode", str(error)))
         heights = tuple(pixels.shape[0] for _, pixels in decoded)
         widths = tuple(pixels.shape[1] for _, pixels in decoded)
-        padded = torch.zeros(len(decoded), max(heights, default=1), max(widths, default=1), 3, dtype=torch.uint8)
+        padded = torch.empty(len(decoded), max(heights, default=1), max(widths, default=1), 3, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            # Left to the loader, this is done in a thread whose failure nobody sees: the job would wait for ever.
+            try:
+                padded.share_memory_()
+            except RuntimeError:
+                return UserError(
+                    "run.workers: no room in /dev/shm for decoded images; enlarge it (docker run --shm-size=1g), or "
+                    "use fewer run.workers or run.images_per_batch"
+                )
+        padded.zero_()
         for target, (_, pixels) in zip(padded.numpy(), decoded, strict=True):
             target[: pixels.shape[0], : pixels.shape[1]] = pixels
         image_ids = tuple(image_id for image_id, _ in decoded)

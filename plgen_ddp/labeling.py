@@ -5,7 +5,6 @@ VL-PLM and MarvelOVD differ in two numbers of it: the weight of objectness in th
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from plgen_ddp import __version__
-from plgen_ddp.coco import CocoFile, Image, PseudoLabels, dataset_digest
+from plgen_ddp.coco import CocoFile, Image, PseudoLabels, check_output, dataset_digest
 from plgen_ddp.config import Config, LabelConfig
-from plgen_ddp.errors import UserError
+from plgen_ddp.errors import UserError, tell
 from plgen_ddp.store import RegionStore, StoredImage
-from plgen_ddp.vocabulary import TextEmbeddings, Vocabulary, read_templates, read_vocabulary
+from plgen_ddp.vocabulary import TextEmbeddings, Vocabulary, prompts, read_templates, read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,12 @@ def best_names(
     Returns:
         (index int64 (n,) into the novel names, its probability float64 (n,)).
     """
-    regions = embeddings.astype(np.float32)
-    regions /= np.maximum(np.linalg.norm(regions, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    logits = (regions @ text_embeddings.T).astype(np.float64) / temperature
+    # A product sums in another order for another number of rows, and boxes may be left out of a store. Summed in
+    # float64 and rounded to float32, a cosine does not show it.
+    regions = embeddings.astype(np.float64)
+    regions /= np.maximum(np.linalg.norm(regions, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    cosines = (regions @ text_embeddings.T.astype(np.float64)).astype(np.float32)
+    logits = cosines.astype(np.float64) / temperature
     logits -= logits.max(axis=1, keepdims=True)
     likelihoods = np.exp(logits)
     best = likelihoods[:, :novel].argmax(axis=1)
@@ -133,8 +135,16 @@ class Labeling:
         self._config = config
         self._path = Path(config.label.output or Path(config.value("run.output"), "labels.json"))
         self._coco = self._file_to_label()
-        if self._path.resolve() == self._coco.path.resolve():
-            raise UserError(f"label.output: {self._path} is the JSON to label; choose another name")
+        inputs = {
+            "the JSON to label": self._coco.path,
+            "data.annotations": config.data.annotations,
+            "label.vocabulary": config.label.vocabulary,
+            "label.templates": config.label.templates,
+            "clip.model": config.clip.model,
+            "detector.config": config.detector.config,
+            "detector.weights": config.detector.weights,
+        }
+        check_output(self._path, "label.output", inputs)
         self._coco.annotation_keys()  # what is wrong with them must show now
         self._vocabulary: Vocabulary = read_vocabulary(config)
         self._templates = read_templates(config)
@@ -147,9 +157,13 @@ class Labeling:
     def check(self, scored: np.ndarray) -> None:
         """
         Raises:
-            UserError: images to label will be missing when these ids are scored, or `run.prune_below` leaves out boxes
-                that the labels need.
+            UserError: images to label will be missing when these ids are scored, `run.prune_below` leaves out boxes
+                that the labels need, or a prompt is too long for CLIP.
         """
+        from plgen_ddp.clip_model import check_prompts  # only here: labelling alone may need no torch
+
+        for words in self._vocabulary.words():
+            check_prompts(prompts(words, self._templates))
         absent = sorted(set(self._image_ids) - set(scored.tolist()))
         if absent and not self._config.label.allow_partial:
             raise UserError(
@@ -168,8 +182,7 @@ class Labeling:
         store = store_of(config)
         manifest = store.manifest()
         self._check_pruning(manifest["identity"].get("pruning"))
-        digest = manifest["identity"].get("dataset", {}).get("digest", self._digest)
-        if config.label.annotations is None and digest != self._digest:
+        if config.label.annotations is None and manifest["identity"]["dataset"]["digest"] != self._digest:
             raise UserError(
                 f"data.annotations: {self._coco.path} has other images than the store {store.folder} was made from; "
                 "label.annotations takes another JSON of the same images"
@@ -183,7 +196,7 @@ class Labeling:
             )
             if not config.label.allow_partial:
                 raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
-            print(f"warning: {message}; they get no pseudo labels", file=sys.stderr)
+            tell(f"warning: {message}; they get no pseudo labels", error=True)
         text_embeddings = self._text_embeddings(store, manifest)
         wanted = set(self._image_ids)
         labels, failed = self._label_parts(
@@ -264,7 +277,7 @@ class Labeling:
     def _check_extent(self, image: StoredImage) -> None:
         """Ids alone do not say that the JSON means the image that was scored; a box outside of it says it does not."""
         extent = self._extents[image.image_id]
-        if (image.boxes_xyxy[:, 2:] > np.array(extent) + 1).any():
+        if (image.boxes_xyxy[:, 2:] > np.array(extent)).any():
             raise UserError(
                 f"{self._coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes"
                 " of it that lie outside; the store was made from other images"
@@ -290,7 +303,7 @@ class Labeling:
         torch.set_num_threads(available_cores())
         device = torch.device("cuda" if torch.cuda.is_available() and self._config.run.device != "cpu" else "cpu")
         model = ClipModel(weights, device, "fp32")
-        print(f"embedding {len(self._vocabulary.words())} names, {len(self._templates)} prompts each", file=sys.stderr)
+        tell(f"embedding {len(self._vocabulary.words())} names, {len(self._templates)} prompts each", error=True)
         return lambda texts: model.encode_texts(texts).cpu().numpy()
 
     def _provenance(

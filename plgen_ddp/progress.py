@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from plgen_ddp.errors import tell
+
 # Seconds between two looks at the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
 _LINE_EVERY = 15.0
@@ -57,7 +59,7 @@ class Progress:
             bar.update(scored - bar.n if terminal else 0)
             if not terminal and (finished or time.monotonic() >= next_line):
                 next_line += _LINE_EVERY
-                print(self._line(scored), file=sys.stderr, flush=True)
+                tell(self._line(scored), error=True)
         bar.close()
 
     def _line(self, scored: int) -> str:

@@ -78,7 +78,9 @@ class PendingRegions:
     def wait(self) -> list[Regions]:
         """The regions, image by image. Waits for the copy: call it where nobody else has to wait."""
         if self._copied is not None:
-            self._copied.synchronize()
+            # A new thread's device is GPU 0, where every rank would open a context of its own.
+            with torch.cuda.device(self._copied.device):
+                self._copied.synchronize()
         ends = np.cumsum([len(image.window_of_box) for image in self._images])
         embeddings = np.split(self._embeddings.numpy(), ends[:-1]) if self._images else []
         return [
@@ -197,7 +199,9 @@ class RegionEncoder:
         if self._stream is None:
             return PendingRegions(self._images, mean, None)
         host = torch.empty(mean.shape, dtype=mean.dtype, pin_memory=True).copy_(mean, non_blocking=True)
-        return PendingRegions(self._images, host, self._stream.record_event())
+        copied = torch.cuda.Event(blocking=True)  # whoever waits for it sleeps, and leaves its core to the decoders
+        copied.record(self._stream)
+        return PendingRegions(self._images, host, copied)
 
     @contextlib.contextmanager
     def _own_stream(self, *inputs: Tensor) -> Iterator[None]:

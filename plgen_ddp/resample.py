@@ -244,7 +244,10 @@ def _resize_by_products(image: Tensor, size: tuple[int, int], dtype: torch.dtype
 
 @functools.lru_cache(maxsize=32)  # of some 2 MB; a matrix is two dozen kernels to launch, and a unit's sizes recur
 def _bilinear_matrix(source: int, resized: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The weights (1, resized, at least source) that resize one axis of an image bilinearly."""
+    """The weights (1, resized, at least source) that resize one axis of an image bilinearly.
+
+    Kept, so one stream of a device at most may ask for them: another could read them before they are written.
+    """
     zero = torch.zeros(1, dtype=torch.int64, device=device)
     axis = _Axis(zero, zero + source, zero + resized, zero)
     taps = math.ceil(2 * _RADIUS["bilinear"] * max(source / resized, 1))

@@ -145,10 +145,9 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
             "weights": file_sha256(weights.clip),
             "precision": models.clip.precision,
             "crop_scales": list(clip.crop_scales),
+            "compile": clip.compile,
         },
     }
-    if clip.compile:  # absent without, so that older stores still match
-        identity["clip"]["compile"] = True
     if (pruning := pruning_of(config)) is not None:
         identity["pruning"] = pruning
     versions = {
@@ -159,7 +158,9 @@ def plan_work(config: Config, dataset: Dataset, weights: Weights, models: Models
     )
     if run.retry_failures:
         store.drop_parts_with_failures(dataset.index.image_ids.tolist())
-    units = plan_units(dataset.index, models.detector.padded_size, run.images_per_part)
+    # A GPU needs whole batches; a CPU takes images one by one, and ranks of small units end together.
+    smallest = run.images_per_batch if models.detector.device.type == "cuda" else 1
+    units = plan_units(dataset.index, models.detector.padded_size, run.images_per_part, smallest)
     scored = np.isin(dataset.index.image_ids, np.fromiter(store.part_of_images(), np.int64))
     left = [unit[~scored[unit]] for unit in units]
     return [unit for unit in left if len(unit)]
@@ -212,18 +213,23 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def check_coverage(config: Config, dataset: Dataset) -> None:
+def check_coverage(config: Config, dataset: Dataset) -> list[tuple[int, str, str]]:
     """Every image of the dataset is in exactly one part; cleans up behind killed writers.
+
+    Returns:
+        (image id, stage, reason) of those that could not be scored.
 
     Raises:
         UserError: an image is missing or in two parts.
     """
     store = store_of(config)
     stored = store.part_of_images()
-    missing = [image_id for image_id in dataset.index.image_ids.tolist() if image_id not in stored]
+    image_ids = dataset.index.image_ids.tolist()
+    missing = [image_id for image_id in image_ids if image_id not in stored]
     if missing:
         raise UserError(f"{len(missing)} images are in no part of {store.folder}, the first is {missing[0]}; run again")
     store.sweep()
+    return store.failures(image_ids)
 
 
 def _rows(regions: PendingRegions, failures: Sequence[Failure]) -> list[StoredImage]:

@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from plgen_ddp.coco import write_atomically
-from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.errors import UserError, one_line, tell
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
 FORMAT = 1
@@ -101,7 +100,7 @@ class RegionStore:
                     "choose another run.output"
                 )
             for difference in _differences(manifest["versions"], dict(versions)):
-                print(f"note: this store was begun with another version of {difference}", file=sys.stderr)
+                tell(f"note: this store was begun with another version of {difference}", error=True)
             return
         if self.part_paths():
             raise UserError(f"run.output: {self.folder} has parts but no manifest.json; choose another run.output")
@@ -127,7 +126,8 @@ class RegionStore:
             raise UserError(f"run.output: no region store at {self.folder}; make one with launch/score.py") from None
         except (OSError, ValueError) as error:
             raise UserError(f"run.output: cannot read {path}: {error}") from None
-        if not isinstance(manifest, dict) or not manifest.keys() >= {"format", "dim", "versions", "identity"}:
+        whole = isinstance(manifest, dict) and manifest.keys() >= {"format", "dim", "versions", "identity"}
+        if not whole or not isinstance(manifest["identity"], dict):
             raise UserError(f"run.output: {path} is not the manifest of a region store")
         if manifest["format"] != FORMAT:
             raise UserError(f"run.output: {path} has format {manifest['format']}; this version reads {FORMAT}")
@@ -141,7 +141,10 @@ class RegionStore:
 
     def part_paths(self) -> list[Path]:
         """The complete parts, in the order of their names, which is that of their first image."""
-        return sorted(self._parts.glob("*.parquet"))
+        try:  # and not glob, to which a folder that may not be read is an empty one
+            return sorted(path for path in self._parts.iterdir() if path.suffix == ".parquet" and path.name[0] != ".")
+        except FileNotFoundError:
+            return []
 
     def write_part(self, images: Sequence[StoredImage]) -> Path:
         """Adds one part that holds these images."""
@@ -192,13 +195,14 @@ class RegionStore:
                 part_of[image_id] = path
         return part_of
 
-    def failures(self) -> list[tuple[int, str, str]]:
-        """(image id, stage, reason) of every image that could not be scored, in ascending id."""
+    def failures(self, image_ids: Collection[int] | None = None) -> list[tuple[int, str, str]]:
+        """(image id, stage, reason) of every image, or those of `image_ids`, that could not be scored; ascending."""
         found = []
         for path in self.part_paths():
             rows = self._read(path, ["image_id", "stage", "reason"]).to_pylist()
             found += [(row["image_id"], row["stage"], row["reason"]) for row in rows if row["reason"] is not None]
-        return sorted(found)
+        wanted = None if image_ids is None else set(image_ids)
+        return sorted(failure for failure in found if wanted is None or failure[0] in wanted)
 
     def drop_parts_with_failures(self, image_ids: Collection[int]) -> None:
         """Removes every part of these images that holds a failed one, so that its images are scored again."""
@@ -222,7 +226,12 @@ class RegionStore:
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(path, columns=columns, page_checksum_verification=True)
+            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+            if not all(field in _SCHEMA for field in table.schema) or len(table.schema) != len(columns or _SCHEMA):
+                raise pa.ArrowInvalid("it has other columns than a part")
+            return table
+        except PermissionError:
+            raise UserError(f"run.output: part {path} may not be read: permission denied") from None
         except (pa.ArrowException, OSError) as error:
             raise UserError(
                 f"run.output: part {path} is damaged ({one_line(error)}); remove it and run scoring again"

@@ -29,7 +29,7 @@ class StageClock:
     def __init__(self, device: torch.device) -> None:
         """
         Args:
-            device: whose time a stage takes, unless it is marked as the host's.
+            device: whose time a stage takes.
         """
         self._device = device
         self._lock = threading.Lock()
@@ -46,9 +46,9 @@ class StageClock:
         finally:
             _running = before
 
-    def mark(self, *, on_host: bool = False) -> "float | torch.cuda.Event":
+    def mark(self) -> "float | torch.cuda.Event":
         """The present moment, for `add`."""
-        if on_host or self._device.type != "cuda":
+        if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
@@ -75,29 +75,25 @@ class StageClock:
 
 
 @contextlib.contextmanager
-def stage(name: str, *, on_host: bool = False) -> Iterator[None]:
-    """Counts what happens inside to a stage of the running clock, if there is one.
-
-    Args:
-        on_host: the stage is the processor's, whatever device the clock is of.
-    """
+def stage(name: str) -> Iterator[None]:
+    """Counts what happens inside to a stage of the running clock, if there is one."""
     clock = _running
     if clock is None:
         yield
         return
-    start = clock.mark(on_host=on_host)
+    start = clock.mark()
     yield
-    clock.add(name, start, clock.mark(on_host=on_host))
+    clock.add(name, start, clock.mark())
 
 
 def add_seconds(name: str, seconds: float) -> None:
-    """Counts time to a stage of the running clock that another process measured."""
+    """Counts time to a stage of the running clock that was measured elsewhere."""
     if _running is not None:
         _running.add(name, 0.0, seconds)
 
 
 class Awaited(Generic[T]):
-    """Items that are made elsewhere, and how long whoever iterates over them had to wait.
+    """Items, and how long whoever iterates over them had to wait; where they are made by iterating, that is included.
 
     seconds: spent waiting, so far. It also counts to a stage of the running clock.
     """

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from plgen_ddp.coco import Category, write_atomically
 from plgen_ddp.config import Config, Sections
-from plgen_ddp.errors import UserError, one_line, suggestion
+from plgen_ddp.errors import UserError, one_line, suggestion, tell
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,10 @@ class TextEmbeddings:
     def _save(self) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, keys=np.array(list(self._known)), embeddings=np.stack(list(self._known.values())))
-        write_atomically(self._path, iter([buffer.getvalue()]))
+        try:
+            write_atomically(self._path, iter([buffer.getvalue()]))
+        except UserError as error:  # a store may be another's, to read only
+            tell(f"note: the names are embedded anew each time: {error}", error=True)
 
 
 def _names(given: Any, what: str, key: str) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ summary from each rank. Everything large goes through files, except the gradient
 them. With one process every call is a no-op of the same meaning, so there is one code path.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,13 +17,15 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 from torch.utils.data import DistributedSampler
 
-from plgen_ddp.errors import ToldError, UserError
+from plgen_ddp.errors import ToldError, UserError, mistake_of, one_line
 
 T = TypeVar("T")
 
 # Ranks wait for each other only before the work and after it. torchrun ends the job when a rank dies, so a long limit
 # costs nothing, and a short one would kill a job whose last rank has the slowest disk.
 _TIMEOUT = timedelta(hours=12)
+# torchrun starts ranks when all nodes are there. One that finds nobody is left over from a torchrun that was killed.
+_JOIN_TIMEOUT = timedelta(minutes=5)
 
 
 def share_of(rank: int, size: int, count: int) -> list[int]:
@@ -52,10 +55,17 @@ class World:
 
         gradients: the group also averages gradients (DistributedDataParallel), those on CUDA devices through NCCL.
         """
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls()
-        store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+        try:
+            store, rank, size = next(rendezvous("env://", timeout=_JOIN_TIMEOUT))
+        except ValueError as error:
+            raise UserError(
+                f"WORLD_SIZE is set, and the rest of what torchrun sets is not ({one_line(error)}); start this with "
+                "torchrun, or unset WORLD_SIZE"
+            ) from None
+        except dist.DistError as error:
+            raise UserError(f"found no other rank: {one_line(error)}; was torchrun killed?") from None
         group_store = dist.PrefixStore("group", store)
         nccl = gradients and torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
@@ -82,7 +92,8 @@ class World:
         outcome = _attempt(work) if self.is_main else None
         if self.size > 1:
             box = [outcome]
-            dist.broadcast_object_list(box, src=0)
+            with self._peers():
+                dist.broadcast_object_list(box, src=0)
             outcome = box[0]
         assert outcome is not None
         self._raise(outcome.error)
@@ -110,7 +121,8 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.gather_object(value, values if self.is_main else None, dst=0)
+        with self._peers():
+            dist.gather_object(value, values if self.is_main else None, dst=0)
         return values if self.is_main else []
 
     def count(self, amount: int) -> int:
@@ -121,9 +133,18 @@ class World:
         """Raises on every rank the first error of any rank. Only messages travel: a result may be no pickle at all."""
         errors: list[Any] = [outcome.error if outcome else None] * self.size
         if self.size > 1:
-            dist.all_gather_object(errors, errors[0])
+            with self._peers():
+                dist.all_gather_object(errors, errors[0])
         for error in errors:
             self._raise(error)
+
+    @contextlib.contextmanager
+    def _peers(self) -> Iterator[None]:
+        """Around what needs all ranks: one that has ended has said why, and the others need no traceback."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ToldError(f"another rank has ended: {one_line(error)}") from None
 
     def _raise(self, error: str | None) -> None:
         if error is not None:
@@ -139,5 +160,7 @@ class _Outcome:
 def _attempt(work: Callable[[], Any]) -> _Outcome:
     try:
         return _Outcome(value=work())
-    except UserError as error:
-        return _Outcome(error=str(error))
+    except (UserError, OSError) as error:
+        if (mistake := mistake_of(error)) is None:
+            raise
+        return _Outcome(error=mistake)

@@ -19,6 +19,8 @@ from plgen_ddp.seeded_models import write_tiny_clip, write_tiny_detector
 REPOSITORY = Path(__file__).parents[1]
 COCO_MINI = REPOSITORY.parent / "shared" / "data" / "coco_mini"
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
     reason="torch.compile needs g++ and Python.h",

@@ -4,7 +4,7 @@ import clip
 import pytest
 import torch
 from clip.model import CLIP
-from conftest import needs_compiler
+from conftest import DEVICES, needs_compiler
 from torch.nn import functional
 
 from plgen_ddp.clip_model import ClipModel
@@ -14,7 +14,6 @@ from plgen_ddp.scoring import fills_clip_batches
 from plgen_ddp.seeded_models import write_tiny_clip
 
 CPU = torch.device("cpu")
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 CROPS = 8
 
 

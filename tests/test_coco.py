@@ -126,6 +126,12 @@ def test_a_file_that_cannot_be_written_is_a_users_error_and_leaves_nothing(path,
         ('{"images": []}', "no categories"),
         ('{"images": [], "categories": []}', "has no images"),
         ('{"images": [{"id": 1, "file_name": "a"}], "categories": []}', "height"),
+        ('{"images": [{"id": 1, "height": 1, "width": 1}], "categories": []}', "no `file_name`, and no `coco_url`"),
+        (
+            '{"images": [{"id": 9223372036854775808, "file_name": "a", "height": 1, "width": 1}], "categories": []}',
+            "id",
+        ),
+        ('{"images": [{"id": 1, "file_name": "a", "height": 1, "width": 2147483648}], "categories": []}', "width"),
         ('{"images": [{"id": "1", "file_name": "a", "height": 1, "width": 1}], "categories": []}', "images.*id"),
         (
             '{"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}], "categories": []}',
@@ -186,14 +192,14 @@ def test_files_are_found_in_every_usual_layout(tmp_path, path, layout, url):
 
 
 def test_a_file_name_with_a_folder_is_found(tmp_path, path):
-    images = [Image(1, "patch12/a.jpg", 4, 4, None)]
+    images = [Image(1, 4, 4, "patch12/a.jpg", None)]
     (tmp_path / "patch12").mkdir()
     (tmp_path / "patch12" / "a.jpg").write_bytes(b"")
     assert index_images(images, str(tmp_path), path).path(0) == tmp_path / "patch12" / "a.jpg"
 
 
 def test_the_layout_with_most_files_wins_and_a_missing_file_keeps_its_place(tmp_path, path):
-    images = [Image(number, f"{number}.jpg", 4, 4, None) for number in range(5)]
+    images = [Image(number, 4, 4, f"{number}.jpg", None) for number in range(5)]
     (tmp_path / "images").mkdir()
     for number in (1, 2, 4):
         (tmp_path / "images" / f"{number}.jpg").write_bytes(b"")
@@ -205,12 +211,12 @@ def test_the_layout_with_most_files_wins_and_a_missing_file_keeps_its_place(tmp_
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg"])
 def test_no_path_leaves_the_image_root(tmp_path, path, name):
     with pytest.raises(UserError, match="image 1 leaves the image root"):
-        index_images([Image(1, name, 4, 4, None)], str(tmp_path), path)
+        index_images([Image(1, 4, 4, name, None)], str(tmp_path), path)
 
 
 def test_a_url_cannot_lead_out_of_the_image_root_either(tmp_path, path):
     with pytest.raises(UserError, match="leaves the image root"):
-        index_images([Image(1, "a.jpg", 4, 4, "http://x/../a.jpg")], str(tmp_path), path)
+        index_images([Image(1, 4, 4, "a.jpg", "http://x/../a.jpg")], str(tmp_path), path)
 
 
 def test_no_file_anywhere_names_what_was_tried(tmp_path, path):
@@ -222,8 +228,19 @@ def test_no_file_anywhere_names_what_was_tried(tmp_path, path):
 
 
 def test_digest_follows_what_stage_one_reads():
-    images = [Image(1, "a.jpg", 4, 5, None), Image(2, "b.jpg", 4, 5, None)]
-    same = [Image(1, "a.jpg", 4, 5, "http://elsewhere/x/a.jpg"), images[1]]
+    images = [Image(1, 4, 5, "a.jpg", None), Image(2, 4, 5, "b.jpg", None)]
+    same = [Image(1, 4, 5, "a.jpg", "http://elsewhere/x/a.jpg"), images[1]]
     assert dataset_digest(images) == dataset_digest(same)
-    for changed in (Image(3, "b.jpg", 4, 5, None), Image(2, "c.jpg", 4, 5, None), Image(2, "b.jpg", 5, 4, None)):
+    for changed in (Image(3, 4, 5, "b.jpg", None), Image(2, 4, 5, "c.jpg", None), Image(2, 5, 4, "b.jpg", None)):
         assert dataset_digest([images[0], changed]) != dataset_digest(images)
+
+
+def test_lvis_names_its_files_by_their_url(tmp_path):
+    path = tmp_path / "lvis_v1_val.json"
+    url = "http://images.cocodataset.org/val2017/000000397133.jpg"
+    image = {"id": 397133, "height": 4, "width": 6, "coco_url": url}
+    path.write_text(json.dumps({"images": [image], "categories": []}))
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "val2017" / "000000397133.jpg").write_bytes(b"")
+    images = CocoFile(path, "data.annotations").images()
+    assert index_images(images, str(tmp_path), path).path(0) == tmp_path / "val2017" / "000000397133.jpg"

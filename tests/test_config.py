@@ -49,7 +49,7 @@ def test_command_line_wins_over_file_and_file_over_default(tmp_path):
         ("data.limit=0", "data.limit is 0"),
         ("data=1", "write data.key=value"),
         ("workers", "not of the form section.key=value"),
-        ("data.annotations=[1", "data.annotations"),
+        ("label.vocabulary=[1", "label.vocabulary"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_that_names_it(tmp_path, word, message):
@@ -77,6 +77,19 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         load_config(path)
     assert "mine.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["2024_05_01", "1e3", "010", "1:30", "on", "out/my run #2", "out/a: b", "out/[1]", "null.d"]
+)
+def test_a_path_on_the_command_line_is_meant_as_it_stands(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text("run: {output: before}")
+    assert load_config(path, [f"run.output={text}"]).run.output == text
+    assert load_config(path, [f"label.vocabulary={text}"]).label.vocabulary == text or text.startswith("[")
+    assert load_config(path, [f"run.output='{text}'"]).run.output == text
+    assert load_config(path, ["run.output=null"]).run.output is None
+    assert load_config(path, ["label.vocabulary=[a cat, dog]"]).label.vocabulary == ["a cat", "dog"]
 
 
 def test_a_missing_value_and_a_missing_file_are_named(tmp_path):

@@ -97,3 +97,27 @@ def test_mistakes_are_named(tmp_path, truth):
         evaluate(tmp_path / "nowhere.json", truth)
     with pytest.raises(UserError, match="not a COCO-format JSON"):
         evaluate(REPOSITORY / "setup.cfg", truth)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: [row.update(iscrowd=1) for row in data["annotations"]], "only crowds, of cat, dog"),
+        (lambda data: data["categories"].append({"id": 9, "name": "dog"}), "two categories with name 'dog'"),
+        (lambda data: data["annotations"][0].update(confidence=0.5), "is a file of pseudo labels"),
+    ],
+)
+def test_ground_truth_that_would_answer_silently_is_refused(tmp_path, truth, change, message):
+    labels = write(tmp_path / "labels.json", [(1, 1, [10, 10, 50, 40], 0.9)])
+    data = json.loads(truth.read_text())
+    change(data)
+    truth.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=message):
+        evaluate(labels, truth)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path, truth):
+    labels = write(tmp_path / "labels.json", [(1, 1, [10, 10, 50, 40], 0.9)])
+    before = evaluate(labels, truth)
+    truth.write_bytes(b"\xef\xbb\xbf" + truth.read_bytes())
+    assert evaluate(labels, truth) == before

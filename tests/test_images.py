@@ -127,6 +127,13 @@ def test_units_partition_the_dataset_and_hold_one_shape_each(tmp_path):
     assert list(map(len, units)) == sorted(map(len, units), reverse=True)
 
 
+def test_units_are_whole_batches_where_that_is_asked_for(tmp_path):
+    extents = [(48 + 16 * (number % 3), 64) for number in range(100)]
+    for smallest, longest in ((1, 1), (8, 8), (500, 34)):
+        units = plan_units(index_of(tmp_path, extents), lambda height, width: (height, width), 64, smallest)
+        assert max(map(len, units)) == longest and sorted(np.concatenate(units).tolist()) == list(range(100))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_hold_each_image_once_and_failures_beside_them(tmp_path, workers):
     generator = np.random.default_rng(0)

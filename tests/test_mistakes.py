@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -63,11 +66,21 @@ def refused(capsys, script, words):
         ("label.vocabulary=nowhere.yaml", "label.vocabulary: no file at nowhere.yaml"),
         ("label.templates=['no place']", "label.templates: 'no place' must hold"),
         ("label.annotations=nowhere.json", "label.annotations: cannot read nowhere.json"),
+        (
+            "label.templates=['" + "very " * 80 + "long {}']",
+            "label.vocabulary, label.templates: too long for CLIP.*'very very",
+        ),
+        ("label.output=/dev/null/labels.json", "label.output: cannot write into /dev/null"),
+        ("label.output=/", "label.output: / is a folder"),
+        ("label.output={clip}", "label.output: .* is clip.model"),
+        ("label.vocabulary=" + ",".join(f"name{number}" for number in range(60)), "cannot use .*: File name too long"),
+        ("detector.weights=" + "x" * 300, "cannot use .*: File name too long"),
     ],
 )
 def test_before_any_model_is_built(words, word, message, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)  # building one would be another error
-    line = refused(capsys, "score", [*words, word])
+    clip = next(given for given in words if given.startswith("clip.model=")).partition("=")[2]
+    line = refused(capsys, "score", [*words, word.replace("{clip}", clip)])
     assert re.search(message, line), line
     assert not (tmp_path / "out" / "labels.json").exists()
 
@@ -152,7 +165,7 @@ def test_another_setting_on_an_existing_store_is_refused_with_the_difference(wor
 def test_a_store_of_a_compiled_clip_is_another(words, capsys):
     assert launcher("score").main([*words, "clip.compile=true", "clip.batch_size=8", "--no-label"]) == 0
     capsys.readouterr()
-    assert "clip.compile: True, now not set" in refused(capsys, "score", [*words, "clip.batch_size=8"])
+    assert "clip.compile: True, now False" in refused(capsys, "score", [*words, "clip.batch_size=8"])
 
 
 def test_labelling_with_another_clip_than_the_stores_is_refused(words, tiny_models, capsys, tmp_path):
@@ -242,7 +255,7 @@ def test_images_of_one_line_and_of_five_pixels_are_scored(small_coco, tiny_model
     assert len(RegionStore(tmp_path / "out" / "store").part_of_images()) == 5
 
 
-def test_labels_are_never_written_onto_other_images_of_the_same_ids(words, coco_mini, capsys, tmp_path):
+def test_other_images_of_the_same_ids_are_noticed_by_their_sizes(words, coco_mini, capsys, tmp_path):
     assert launcher("score").main([*words, "--no-label"]) == 0
     data = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
     for image in data["images"]:
@@ -272,3 +285,51 @@ def test_a_file_name_that_no_disk_takes_is_a_failure(small_coco, tiny_models, tm
 @pytest.mark.parametrize("word", ["label.templates=5", "label.templates=['a {.x}']", "label.temperature=inf"])
 def test_odd_values_are_one_line(words, word, capsys):
     assert word.split("=")[0] in refused(capsys, "score", [*words, word])
+
+
+def test_what_nobody_reads_costs_no_labels(words, tmp_path):
+    """The reader of stdout and stderr has gone, as `head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(REPOSITORY / "launch" / "score.py"), *words]
+    done = subprocess.run(command, stdout=writer, stderr=writer, timeout=300, check=False)
+    os.close(writer)
+    assert done.returncode == 0
+    assert (tmp_path / "out" / "labels.json").is_file()
+
+
+def test_failures_of_other_images_do_not_count(small_coco, tiny_models, tmp_path):
+    dataset = small_coco(3)
+    images = sorted(dataset.read()["images"], key=lambda image: image["id"])
+    (dataset.root / "val2017" / images[2]["file_name"]).write_bytes(b"")
+    config = ["--config", str(REPOSITORY / "configs" / "coco_marvelovd.yaml"), "run.workers=0", "--no-label"]
+    output = [*tiny_models.overrides(), *dataset.overrides(), f"run.output={tmp_path}/out"]
+    assert launcher("score").main([*config, *output]) == 1
+    assert launcher("score").main([*config, *output, "data.limit=2"]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_small_shared_memory_stops_the_job(words, tmp_path):
+    """64 MiB is Docker's; in less than a batch needs, the loader itself would wait for ever."""
+    script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 77; exec "$@"'
+    command = [sys.executable, str(REPOSITORY / "launch" / "score.py"), *words, "run.workers=1", "--no-label"]
+    start = ["unshare", "-m", "bash", "-c", script, "bash", *command]
+    done = subprocess.run(start, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode in (1, 77) and "permitted" in done.stderr:
+        pytest.skip("mounting is not permitted here")
+    assert done.returncode == 2, done.stderr
+    assert "run.workers: no room in /dev/shm for decoded images" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_world_without_torchrun_is_one_line(words, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start this with torchrun, or unset WORLD_SIZE" in refused(capsys, "score", words)
+
+
+def test_evaluation_does_not_write_over_its_input(capsys, tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text("{}")
+    words = ["--labels", str(tmp_path / "labels.json"), "--ground-truth", str(path), "--json", str(path)]
+    assert "is --ground-truth; choose another name" in refused(capsys, "evaluate", words)
+    assert path.read_text() == "{}"

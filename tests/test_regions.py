@@ -1,11 +1,14 @@
 """Packing of crops into CLIP batches, and back to boxes: real CLIP, drawn pixels."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICES
 
 from plgen_ddp.clip_model import ClipModel
-from plgen_ddp.images import ImageBatch
+from plgen_ddp.images import ImageBatch, on_device
 from plgen_ddp.proposals import Proposals
 from plgen_ddp.regions import RegionEncoder, clip_boxes, windows_of
 from plgen_ddp.resample import crop_windows
@@ -105,3 +108,39 @@ def test_flushing_ends_a_unit(clip, images):
     assert encoder.flush().wait() == []
     encoder.add(*images[1])
     assert [found.image_id for found in encoder.flush().wait()] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_units_that_are_waited_for_late_and_in_a_thread_keep_their_values(tmp_path, clip, images, name):
+    """On CUDA: nothing is used again while a copy, the crops or CLIP still need it, on whichever stream."""
+    device = torch.device(name)
+    on_it = ClipModel(write_tiny_clip(tmp_path), device, "fp32")
+    encoder = RegionEncoder(
+        on_it.encode_images,
+        device=device,
+        resolution=clip.resolution,
+        dim=clip.dim,
+        batch_size=8,
+        fill=True,
+        scales=SCALES,
+        min_size=5.0,
+    )
+    rounds = 20
+    proposals = {batch.image_ids: found for batch, found in images}
+    batches = [batch.pin_memory() if name == "cuda" else batch for batch, _ in images] * rounds
+    pending = []
+    for batch in on_device(batches, device):
+        moved = [
+            Proposals(found.image_id, found.boxes_xyxy.to(device), found.objectness.to(device))
+            for found in proposals[batch.image_ids]
+        ]
+        encoder.add(batch, moved)
+        pending.append(encoder.flush())
+    with ThreadPoolExecutor(1) as thread:
+        regions = [found for unit in thread.map(lambda unit: unit.wait(), pending) for found in unit]
+    expected, _ = encode(clip, images)
+    assert [found.image_id for found in regions] == list(range(6)) * rounds
+    for found in regions:
+        np.testing.assert_array_equal(found.boxes_xyxy, expected[found.image_id].boxes_xyxy)
+        # A crop on CUDA may be two grey levels off.
+        np.testing.assert_allclose(found.embeddings, expected[found.image_id].embeddings, atol=0.01)

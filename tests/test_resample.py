@@ -304,16 +304,19 @@ def test_photos():
 @pytest.mark.cuda
 def test_cuda_equals_pillow_and_does_not_wait_for_the_device():
     image = noise(300, 400)
-    windows = [*windows_inside(300, 400, 60, seed=3), (0, 0, 400, 3), (0, 0, 3, 300), (399, 299, 400, 300)]
+    windows = [*windows_inside(300, 400, 1000, seed=3), (0, 0, 400, 3), (0, 0, 3, 300), (399, 299, 400, 300)]
     expected = np.stack([clip_preprocessing(image, window, 224) for window in windows])
     pixels, indices = torch.from_numpy(image)[None].cuda(), torch.zeros(len(windows), dtype=torch.int64)
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
         crops = resample.crop_windows(pixels, indices, torch.tensor(windows), 224)
         (resized,) = resample.resize_images(pixels, [300], [400], [(800, 1067)])
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
+        return crops, resized
+
+    both()  # the first call allocates, which may wait
+    torch.cuda._sleep(2_000_000_000)  # cycles: about a second
+    crops, resized = both()
+    assert not torch.cuda.current_stream().query(), "the host came back before the device was done with what came first"
     check(crops.cpu().numpy(), expected)
     check(resized.cpu().numpy(), detector_preprocessing(image, 800, 1067))
     on_device = resample.crop_windows(pixels, indices.cuda(), torch.tensor(windows).cuda(), 224)
