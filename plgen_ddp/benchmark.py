@@ -95,12 +95,12 @@ class Measurement:
 
     name: reference or job. precision: of detector and CLIP, one word where they agree. threads: CPU threads a rank.
     seconds: of the slowest rank, from the first image to the last part on disk. stages_ms: milliseconds an image,
-    summed over ranks; decode is spent in other processes and write in another thread. waiting_ms: likewise, the rank's
-    time without a batch to work on, which includes the start of its decoding processes. peak_shares: of a stage, what
-    its products would have taken at `peak_tflops` (1e12 operations a second and rank), over its time. crops_per_image:
-    encoded by CLIP, after equal windows were merged. Memory: bytes, of the largest rank; end_memory is what is resident
-    at the end of scoring. load_seconds: of reading the JSON, loading models and, with `clip.compile`, compiling.
-    warm_up_seconds: of the first image or batch, with whatever is tuned there.
+    summed over ranks; decode is spent in other threads, and so is write. waiting_ms: likewise, the rank's time without
+    a batch to work on. peak_shares: of a stage, what its products would have taken at `peak_tflops` (1e12 operations a
+    second and rank), over its time. crops_per_image: encoded by CLIP, after equal windows were merged. Memory: bytes,
+    of the largest rank; end_memory is what is resident at the end of scoring. load_seconds: of reading the JSON,
+    loading models and, with `clip.compile`, compiling. warm_up_seconds: of the first image or batch, with whatever is
+    tuned there.
     """
 
     name: str

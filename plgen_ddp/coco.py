@@ -270,7 +270,7 @@ class PseudoLabels:
 
 @dataclass(frozen=True, slots=True)
 class ImageIndex:
-    """The images of a dataset in ascending id, compact enough to be sent to every rank and every decoding worker.
+    """The images of a dataset in ascending id, compact enough to be sent to every rank.
 
     image_ids: int64 (n,). heights, widths: int32 (n,), pixels. paths: bytes (n,), UTF-8, relative to `root`.
     """

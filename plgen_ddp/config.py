@@ -121,7 +121,7 @@ class RunConfig:
     parts. A part is what a killed job can lose, on each rank."""
 
     workers: int = 2
-    """Processes a rank that decode images; 0 decodes in the rank itself."""
+    """Threads a rank that decode images ahead; 0 decodes when a batch is needed."""
 
     prune_below: float | None = None
     """Leave boxes without an embedding whose objectness alone keeps them from a score above this at

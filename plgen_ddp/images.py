@@ -1,27 +1,29 @@
-"""From files to batches: images decoded by worker processes, batches of one padded detector shape, pinned for the copy.
+"""From files to batches: images decoded ahead by threads, batches of one padded detector shape, pinned for the copy.
 
 The plan of the work comes from the dataset alone, never from the number of ranks: images are grouped by the shape that
 the detector sees, each group is cut into units, a unit into batches. A unit is computed as a whole and stored as one
 part, so its bytes do not depend on who computes it, or on where an earlier run was stopped.
 """
 
+import functools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from plgen_ddp.coco import ImageIndex
-from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.timing import add_seconds, stage
 
 # At least so many units, where the dataset has the images: small ones must spread over the ranks too.
 _MIN_UNITS = 64
+# Decoded batches that wait, for each worker: enough for a slow file now and then.
+_BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,6 @@ class ImageBatch:
                 (image_id,), self.pixels_bgr[position : position + 1, :height, :width], (height,), (width,)
             )
 
-    def pin_memory(self) -> "ImageBatch":
-        return replace(self, pixels_bgr=self.pixels_bgr.pin_memory())
-
     def to(self, device: torch.device) -> "ImageBatch":
         return replace(self, pixels_bgr=self.pixels_bgr.to(device, non_blocking=True))
 
@@ -106,37 +105,47 @@ def plan_units(
 
 def image_batches(
     index: ImageIndex, units: Sequence[np.ndarray], images_per_batch: int, workers: int, pin: bool
-) -> DataLoader:
-    """A loader of `ImageBatch`, unit by unit in the given order; or of what stops the job, for `on_device` to raise.
+) -> Iterator[ImageBatch]:
+    """The batches of the units, in the given order, decoded ahead.
+
+    By threads: reading, decoding and copying pixels leave the interpreter to others. Processes would have to be forked,
+    and a rank has threads that may hold a lock in that moment, for which its child then waits for ever (CPython's issue
+    112275 is one such lock); and their images would travel through /dev/shm, of which a container has 64 MB.
 
     Args:
         units: positions in `index`; see `plan_units`.
-        workers: decoding processes; 0 decodes in this one.
+        workers: decoding threads; 0 decodes when a batch is asked for.
         pin: put batches into page-locked memory, from which copies to a GPU need not wait.
     """
-    # The workers are the parallelism. Set here, before they fork: a child that inherits a pool of OpenCV's threads
-    # waits for them forever when it changes their number.
-    cv2.setNumThreads(1)
-    dataset = _Batches(index, units, images_per_batch)
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=min(workers, len(dataset)),
-        collate_fn=_identity,  # batch_size=None still converts without it
-        pin_memory=pin,
-        prefetch_factor=4 if min(workers, len(dataset)) else None,
+    cv2.setNumThreads(1)  # the workers are the parallelism
+    batches = (
+        (number, unit[start : start + images_per_batch], start + images_per_batch >= len(unit))
+        for number, unit in enumerate(units)
+        for start in range(0, len(unit), images_per_batch)
     )
+    if not workers:
+        yield from (_decoded(index, pin, *batch) for batch in batches)
+        return
+    # A new thread's device is GPU 0, where every rank's pinning would open a context of its own.
+    begin = functools.partial(torch.cuda.set_device, torch.cuda.current_device()) if pin else None
+    pool = ThreadPoolExecutor(workers, "decoder", begin)
+    try:
+        ahead: deque[Future[ImageBatch]] = deque()
+        for batch in batches:
+            ahead.append(pool.submit(_decoded, index, pin, *batch))
+            if len(ahead) == _BATCHES_AHEAD * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def on_device(batches: Iterable[ImageBatch | UserError], device: torch.device) -> Iterator[ImageBatch]:
-    """The batches with their pixels on `device`; on CUDA copied one batch ahead, on a stream of their own.
-
-    Raises:
-        UserError: one of them is such an error, or a decoding process was killed.
-    """
-    decoded = _counted(batches)
+def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:
+    """The batches with their pixels on `device`; on CUDA copied one batch ahead, on a stream of their own."""
+    batches = _counted(batches)
     if device.type != "cuda":
-        yield from decoded
+        yield from batches
         return
     copies = torch.cuda.Stream(device)
     ahead: tuple[ImageBatch, torch.cuda.Event] | None = None
@@ -149,7 +158,7 @@ def on_device(batches: Iterable[ImageBatch | UserError], device: torch.device) -
         batch.pixels_bgr.record_stream(current)
         return batch
 
-    for batch in decoded:
+    for batch in batches:
         with torch.cuda.stream(copies), stage("copy"):
             copied = (batch.to(device), copies.record_event())
         if ahead is not None:
@@ -159,78 +168,39 @@ def on_device(batches: Iterable[ImageBatch | UserError], device: torch.device) -
         yield arrived(ahead)
 
 
-def _counted(batches: Iterable[ImageBatch | UserError]) -> Iterator[ImageBatch]:
-    """The batches; the running clock is told how long each took to decode, mostly in another process.
-
-    Raises:
-        UserError: a decoding process could not go on.
-    """
-    iterator = iter(batches)
-    while True:
-        try:
-            batch = next(iterator, None)
-        except RuntimeError as error:
-            if "DataLoader worker (pid" not in str(error):  # a bug in one keeps its traceback
-                raise
-            raise UserError(f"run.workers: a decoding process was ended from outside ({one_line(error)})") from None
-        if batch is None:
-            return
-        if isinstance(batch, UserError):
-            raise batch
+def _counted(batches: Iterable[ImageBatch]) -> Iterator[ImageBatch]:
+    """The batches; the running clock is told how long each took to decode, mostly in another thread."""
+    for batch in batches:
         add_seconds("decode", batch.decode_seconds)
         yield batch
 
 
-class _Batches(Dataset):
-    """Item i is batch i of the units, decoded."""
-
-    def __init__(self, index: ImageIndex, units: Sequence[np.ndarray], images_per_batch: int) -> None:
-        self._index = index
-        self._batches = [
-            (number, unit[start : start + images_per_batch], start + images_per_batch >= len(unit))
-            for number, unit in enumerate(units)
-            for start in range(0, len(unit), images_per_batch)
-        ]
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, item: int) -> ImageBatch | UserError:
-        start = time.perf_counter()
-        unit, positions, last = self._batches[item]
-        index = self._index
-        decoded: list[tuple[int, np.ndarray]] = []
-        failures = []
-        for position in positions.tolist():
-            image_id = int(index.image_ids[position])
-            try:
-                data = index.path(position).read_bytes()
-                pixels = decode_bgr(data, int(index.heights[position]), int(index.widths[position]))
-                decoded.append((image_id, pixels))
-            except FileNotFoundError:
-                failures.append(Failure(image_id, "read", "no such file"))
-            except OSError as error:
-                failures.append(Failure(image_id, "read", error.strerror or type(error).__name__))
-            except DecodeError as error:
-                failures.append(Failure(image_id, "decode", str(error)))
-        heights = tuple(pixels.shape[0] for _, pixels in decoded)
-        widths = tuple(pixels.shape[1] for _, pixels in decoded)
-        padded = torch.empty(len(decoded), max(heights, default=1), max(widths, default=1), 3, dtype=torch.uint8)
-        if get_worker_info() is not None:
-            # Left to the loader, this is done in a thread whose failure nobody sees: the job would wait for ever.
-            try:
-                padded.share_memory_()
-            except RuntimeError:
-                return UserError(
-                    "run.workers: no room in /dev/shm for decoded images; enlarge it (docker run --shm-size=1g), or "
-                    "use fewer run.workers or run.images_per_batch"
-                )
-        padded.zero_()
-        for target, (_, pixels) in zip(padded.numpy(), decoded, strict=True):
-            target[: pixels.shape[0], : pixels.shape[1]] = pixels
-        image_ids = tuple(image_id for image_id, _ in decoded)
-        seconds = time.perf_counter() - start
-        return ImageBatch(image_ids, padded, heights, widths, tuple(failures), unit, last, seconds)
+def _decoded(index: ImageIndex, pin: bool, unit: int, positions: np.ndarray, last: bool) -> ImageBatch:
+    """The batch of the images at `positions` of `index`."""
+    start = time.perf_counter()
+    decoded: list[tuple[int, np.ndarray]] = []
+    failures = []
+    for position in positions.tolist():
+        image_id = int(index.image_ids[position])
+        try:
+            data = index.path(position).read_bytes()
+            pixels = decode_bgr(data, int(index.heights[position]), int(index.widths[position]))
+            decoded.append((image_id, pixels))
+        except FileNotFoundError:
+            failures.append(Failure(image_id, "read", "no such file"))
+        except OSError as error:
+            failures.append(Failure(image_id, "read", error.strerror or type(error).__name__))
+        except DecodeError as error:
+            failures.append(Failure(image_id, "decode", str(error)))
+    heights = tuple(pixels.shape[0] for _, pixels in decoded)
+    widths = tuple(pixels.shape[1] for _, pixels in decoded)
+    shape = (len(decoded), max(heights, default=1), max(widths, default=1), 3)
+    padded = torch.zeros(shape, dtype=torch.uint8, pin_memory=pin)
+    for target, (_, pixels) in zip(padded.numpy(), decoded, strict=True):
+        target[: pixels.shape[0], : pixels.shape[1]] = pixels
+    image_ids = tuple(image_id for image_id, _ in decoded)
+    seconds = time.perf_counter() - start
+    return ImageBatch(image_ids, padded, heights, widths, tuple(failures), unit, last, seconds)
 
 
 class DecodeError(ValueError):
@@ -301,7 +271,3 @@ def _is_cut_off(data: bytes) -> bool:
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return True
-
-
-def _identity(batch: Any) -> Any:
-    return batch

@@ -209,7 +209,7 @@ def score_units(
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held so far, bytes; decoding workers are not in it."""
+    """The most memory that this process has held so far, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

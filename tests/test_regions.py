@@ -1,6 +1,7 @@
 """Packing of crops into CLIP batches, and back to boxes: real CLIP, drawn pixels."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,7 +128,9 @@ def test_units_that_are_waited_for_late_and_in_a_thread_keep_their_values(tmp_pa
     )
     rounds = 20
     proposals = {batch.image_ids: found for batch, found in images}
-    batches = [batch.pin_memory() if name == "cuda" else batch for batch, _ in images] * rounds
+    batches = [batch for batch, _ in images] * rounds
+    if name == "cuda":
+        batches = [replace(batch, pixels_bgr=batch.pixels_bgr.pin_memory()) for batch in batches]
     pending = []
     for batch in on_device(batches, device):
         moved = [
