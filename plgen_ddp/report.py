@@ -8,7 +8,7 @@ from plgen_ddp.errors import tell
 from plgen_ddp.evaluation import Evaluation
 from plgen_ddp.labeling import LabelSummary
 
-# From this share of the ranks' time on, waiting for images is worth a line; a short run's is the start of its workers.
+# From this share of the ranks' time on, waiting for images is worth a line; a short run waits for its first one.
 _MUCH_WAITING = 0.1
 _SHORT_RUN = 60.0
 

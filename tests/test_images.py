@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from plgen_ddp.coco import ImageIndex
+from plgen_ddp import images
 from plgen_ddp.images import DecodeError, decode_bgr, image_batches, plan_units
 
 HEIGHT, WIDTH = 48, 64
@@ -155,6 +157,20 @@ def test_batches_hold_each_image_once_and_failures_beside_them(tmp_path, workers
         height, width = first.heights[position], first.widths[position]
         assert np.array_equal(first.pixels_bgr[position, :height, :width].numpy(), pixels[position])
         assert not first.pixels_bgr[position, height:].any() and not first.pixels_bgr[position, :, width:].any()
+
+
+def test_decoders_stay_few_batches_ahead_and_end_with_the_iteration(tmp_path, monkeypatch):
+    decoded = []
+    real = images._decoded
+    monkeypatch.setattr(images, "_decoded", lambda *batch: decoded.append(batch) or real(*batch))
+    index = index_of(tmp_path, [(20, 30)] * 50)
+    batches = image_batches(index, [np.arange(50)], images_per_batch=1, workers=2, pin=False)
+    assert not decoded
+    next(batches)
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("decoder")]
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decoder")]
+    assert 0 < len(decoded) <= 8
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
