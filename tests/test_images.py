@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plgen_ddp.coco import ImageIndex
 from plgen_ddp import images
+from plgen_ddp.coco import ImageIndex
 from plgen_ddp.images import DecodeError, decode_bgr, image_batches, plan_units
 
 HEIGHT, WIDTH = 48, 64
