@@ -108,3 +108,13 @@ def test_temperature_sharpens():
     region = unit(np.array([[1.0, 0.9]])).astype(np.float16)
     (_, cold), (_, warm) = best_names(region, texts, 0.01, 2), best_names(region, texts, 1.0, 2)
     assert cold[0] > 0.99 and 0.5 < warm[0] < 0.6
+
+
+def test_a_regions_name_does_not_depend_on_how_many_regions_there_are():
+    """To the last bit: a store may lack the embeddings of boxes that cannot be labelled."""
+    image, texts = random_image(3, 100)
+    best, probability = best_names(image.embeddings, texts, 0.01, len(texts))
+    for count in (1, 2, 7, 8, 64, 99):
+        fewer = best_names(image.embeddings[:count], texts, 0.01, len(texts))
+        np.testing.assert_array_equal(fewer[0], best[:count])
+        np.testing.assert_array_equal(fewer[1], probability[:count])
