@@ -21,15 +21,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from plgen_ddp.benchmark import Options, run
-from plgen_ddp.coco import check_output
-from plgen_ddp.errors import one_line_errors
+from plgen_ddp.benchmark.run import Options, run
+from plgen_ddp.console import one_line_errors
+from plgen_ddp.files import check_output
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
-        if arguments.json is not None:  # before the hours that it shall tell of
+        if arguments.json is not None:  # before the hours that it shall print_line of
             check_output(arguments.json, "--json", {})
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="plgen_ddp_benchmark_") as folder:
         report = run(

@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgen_ddp.coco import check_output, write_atomically
-from plgen_ddp.errors import one_line_errors
+from plgen_ddp.console import one_line_errors, print_evaluation
 from plgen_ddp.evaluation import evaluate
-from plgen_ddp.report import print_evaluation
+from plgen_ddp.files import check_output, write_atomically
 
 
 def main(words: Sequence[str] | None = None) -> int:

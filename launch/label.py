@@ -10,15 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from plgen_ddp.config import command_line, load_config
-from plgen_ddp.errors import one_line_errors
-from plgen_ddp.labeling import Labeling
-from plgen_ddp.report import print_labels
+from plgen_ddp.console import one_line_errors, print_labels
+from plgen_ddp.label.job import Labelling
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = command_line(__doc__).parse_intermixed_args(words)
     with one_line_errors():
-        print_labels(Labeling(load_config(arguments.config, arguments.overrides)).run())
+        print_labels(Labelling(load_config(arguments.config, arguments.overrides)).run())
     return 0
 
 

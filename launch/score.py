@@ -15,41 +15,41 @@ import sys
 from collections.abc import Sequence
 
 from plgen_ddp.config import Config, command_line, load_config
-from plgen_ddp.errors import one_line_errors
-from plgen_ddp.labeling import Labeling, check_labeling
-from plgen_ddp.progress import Progress
-from plgen_ddp.report import print_labels, print_scoring
-from plgen_ddp.scoring import check_coverage, fetch, load_models, plan_work, prepare_device, read_dataset, score_units
-from plgen_ddp.world import World, share_of
+from plgen_ddp.console import Progress, one_line_errors, print_labels, print_scoring
+from plgen_ddp.device import prepare_device
+from plgen_ddp.label.job import Labelling, check_labelling
+from plgen_ddp.score.images import units_of_rank
+from plgen_ddp.score.job import check_coverage, fetch, load_models, plan_work, read_dataset, score_units
+from plgen_ddp.world import World
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
         if arguments.label_only:
-            print_labels(Labeling(load_config(arguments.config, arguments.overrides)).run())
+            print_labels(Labelling(load_config(arguments.config, arguments.overrides)).run())
             return 0
         with World.from_env() as world:
-            config = world.on_main(lambda: load_config(arguments.config, arguments.overrides))
+            config = world.from_main(lambda: load_config(arguments.config, arguments.overrides))
             failed = score(world, config, label=not arguments.no_label)
         if not world.is_main:
             return 0
         if not arguments.no_label:
-            print_labels(Labeling(config).run())
+            print_labels(Labelling(config).run())
         return 1 if failed > config.run.max_failures else 0
 
 
 def score(world: World, config: Config, *, label: bool) -> int:
     """Fills the region store, together with the other ranks. Leaves the group. Returns how many images failed."""
-    dataset = world.on_main(lambda: read_dataset(config))
+    dataset = world.from_main(lambda: read_dataset(config))
     if label:
-        world.on_main(lambda: check_labeling(config, dataset.index.image_ids))  # now, not after hours of scoring
+        world.from_main(lambda: check_labelling(config, dataset.index.image_ids))  # now, not after hours of scoring
     weights = world.once_a_node(lambda: fetch(config))
     device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
     models = world.everywhere(lambda: load_models(config, weights, device))
 
-    units = world.on_main(lambda: plan_work(config, dataset, weights, models))
-    own = [units[number] for number in share_of(world.rank, world.size, len(units))]
+    units = world.from_main(lambda: plan_work(config, dataset, models))
+    own = units_of_rank(units, world.rank, world.size)
     with Progress(world.count, sum(map(len, units)), shown=world.is_main) as progress:
         summaries = world.gather(score_units(config, dataset.index, own, models, progress.advance))
     world.close()

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.config import command_line, load_structured
-from plgen_ddp.errors import one_line_errors
-from plgen_ddp.proposal_training import (
+from plgen_ddp.console import one_line_errors
+from plgen_ddp.train.training import (
     ProposalTrainingConfig,
     export_weights,
     fetch_initial_weights,
@@ -34,12 +34,12 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
         with World.from_env(gradients=True) as world:
-            config = world.on_main(
+            config = world.from_main(
                 lambda: load_structured(ProposalTrainingConfig, arguments.config, arguments.overrides)
             )
             data = world.once_a_node(lambda: read_training_data(config))
             weights = world.once_a_node(lambda: fetch_initial_weights(config))
-            world.on_main(lambda: open_output(config, data))
+            world.from_main(lambda: open_output(config, data))
             checkpoint, recall = train(config, world, data, weights)
         if world.is_main:
             print_recall(recall)

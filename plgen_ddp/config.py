@@ -29,6 +29,16 @@ def check(holds: bool, key: str, value: object, expected: str) -> None:
         raise UserError(f"{key} is {value!r}; expected {expected}")
 
 
+def decides_nothing(default: Any) -> Any:
+    """A field that does not change stage 1's output; see `deciding`."""
+    return field(default=default, metadata={"decides": False})
+
+
+def deciding(section: Any) -> dict[str, Any]:
+    """The options of a section that decide stage 1's output: all but those declared with `decides_nothing`."""
+    return {item.name: getattr(section, item.name) for item in fields(section) if item.metadata.get("decides", True)}
+
+
 @dataclass(frozen=True)
 class DataConfig:
     annotations: str | None = None
@@ -70,6 +80,10 @@ class DetectorConfig:
     min_box_size: float = 5.0
     """A box under this width or height, in original pixels after clipping, is dropped."""
 
+    min_objectness: float = 0.0
+    """A box of lower objectness is dropped. Exact for every labelling whose score cannot exceed its threshold at such
+    an objectness: with VL-PLM's weight 0.5 and threshold 0.8, up to 0.6."""
+
     def __post_init__(self) -> None:
         check(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
         check(0 < self.rpn_nms_iou <= 1, "detector.rpn_nms_iou", self.rpn_nms_iou, "a number above 0, at most 1")
@@ -77,6 +91,7 @@ class DetectorConfig:
         check(self.refine_steps >= 0, "detector.refine_steps", self.refine_steps, "0 or more")
         check(self.max_boxes > 0, "detector.max_boxes", self.max_boxes, "1 or more")
         check(1 < self.min_box_size < math.inf, "detector.min_box_size", self.min_box_size, "more than 1 pixel")
+        check(0 <= self.min_objectness <= 1, "detector.min_objectness", self.min_objectness, "a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ class ClipConfig:
     crop_scales: tuple[float, ...] = (1.0, 1.5)
     """Each box is cropped at these scales about its centre; its embedding is their mean."""
 
-    batch_size: int | None = None
+    batch_size: int | None = decides_nothing(None)
     """Crops in a CLIP batch. null: 512 on CUDA, 32 on a CPU. On CUDA, and where CLIP is compiled, the last batch of a
     part is filled up to this size."""
 
@@ -123,10 +138,6 @@ class RunConfig:
     workers: int = 2
     """Threads a rank that decode images ahead; 0 decodes when a batch is needed."""
 
-    prune_below: float | None = None
-    """Leave boxes without an embedding whose objectness alone keeps them from a score above this at
-    `label.objectness_weight`. Exact: labelling refuses settings that would have needed them. null: embed every box."""
-
     threads: int = 1
     """CPU threads of a rank. oneDNN's convolutions sum in another order on another number of threads, so one thread is
     what makes results equal on any number of ranks; a CPU is better filled with ranks, one a core."""
@@ -142,8 +153,6 @@ class RunConfig:
         check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")
         check(self.images_per_part > 0, "run.images_per_part", self.images_per_part, "1 or more")
         check(self.workers >= 0, "run.workers", self.workers, "0 or more")
-        in_range = self.prune_below is None or 0 < self.prune_below < 1
-        check(in_range, "run.prune_below", self.prune_below, "a number between 0 and 1, or null")
         check(self.threads > 0, "run.threads", self.threads, "1 or more")
         check(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")
 
@@ -160,8 +169,9 @@ class LabelConfig:
     templates: Any = None
     """Prompt templates with `{}` for the name and `{article}` for a/an: a text file, one a line, or a list."""
 
-    temperature: float = 0.01
-    """Divides the cosines before the softmax over names."""
+    temperature: float | None = None
+    """Divides the cosines before the softmax over names, or before SigLIP's sigmoid. null: the encoder's own, which is
+    0.01 for OpenAI's CLIP."""
 
     objectness_weight: float = 0.5
     """score = weight x objectness + (1 - weight) x probability."""
@@ -180,7 +190,8 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         # Below 1e-6 the softmax is a step, and soon no float holds its exponents.
-        check(1e-6 <= self.temperature < math.inf, "label.temperature", self.temperature, "a number from 1e-6")
+        usable = self.temperature is None or 1e-6 <= self.temperature < math.inf
+        check(usable, "label.temperature", self.temperature, "a number from 1e-6, or null")
         for name in ("objectness_weight", "score_threshold", "nms_iou"):
             check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
 
@@ -231,11 +242,6 @@ class Config(Sections):
         smallest = min(self.clip.crop_scales) * self.detector.min_box_size
         expected = "scales at which a box of detector.min_box_size is more than 1 pixel"
         check(smallest > 1, "clip.crop_scales", list(self.clip.crop_scales), expected)
-        if self.run.prune_below is not None and self.label.objectness_weight == 0:
-            raise UserError(
-                "run.prune_below needs label.objectness_weight above 0: without objectness in the score "
-                "it rules out no box"
-            )
 
 
 def command_line(manual: str | None) -> argparse.ArgumentParser:

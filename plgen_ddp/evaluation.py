@@ -4,7 +4,6 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from plgen_ddp.coco import Category, read_json
 from plgen_ddp.errors import UserError, suggestion
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """COCO's box metrics over the novel names, each in [0, 1]; -1 where there is no such ground truth.
-
-    pls_per_image is over all evaluated images, with and without pseudo labels. AP50_by_name: each novel name's own.
-    """
-
-    AP: float
-    AP50: float
-    AP75: float
-    AP_small: float
-    AP_medium: float
-    AP_large: float
-    AR100: float
-    pls_per_image: float
-    pseudo_labels: int
-    images: int
-    AP50_by_name: dict[str, float]
+from plgen_ddp.records import Evaluation
 
 
 class _Box(msgspec.Struct):

@@ -1,14 +1,23 @@
-"""The region store: what stage 1 leaves on disk, a Parquet part for each unit of work and a manifest of what made them.
+"""The region store: what stage 1 leaves on disk, one Parquet part for each unit of work, and a manifest.
 
-A part is written to a temporary name, flushed and renamed, so a part that exists is complete. Every image of a unit is
-a row of its part: with boxes, without any, or failed with a reason. No torch in here: a laptop reads it.
+A part is written under a temporary name, flushed and renamed, so a part that exists is complete. Every image of a unit
+is a row of its part: with boxes, without any, or failed with a reason. This file needs no torch: a laptop reads the
+store.
 
     <folder>/manifest.json
     <folder>/parts/<first image id>-<images>-<digest of the image ids>.parquet
 
-Columns of a part, a row an image: image_id int64; stage, reason string, null unless the image failed; boxes_xyxy
-list<float32>, four a box, original pixels; objectness list<float32>; embeddings binary, little-endian float16, `dim` a
-box, of all boxes or of the first ones.
+A part has a row an image and these columns; a region's values are in the order of its boxes:
+
+    image_id        int64
+    stage, reason   string, null unless the image failed
+    boxes_xyxy      list<float32>, four a box, original pixels
+    objectness      list<float32>, one a box
+    foreground, last_move, agreement, scale_cosine
+                    list<float32>, one a box; null where the boxes' source has no such evidence
+    embeddings      binary: little-endian float16, `dim` a box
+
+`plgen_ddp.records.Regions` says what the values mean.
 """
 
 import functools
@@ -19,7 +28,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +36,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plgen_ddp.coco import write_atomically
-from plgen_ddp.errors import UserError, one_line, tell
+from plgen_ddp.config import Config
+from plgen_ddp.console import print_line
+from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.files import write_atomically
+from plgen_ddp.records import EVIDENCE, Failure, Regions, Similarity
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
-FORMAT = 1
+FORMAT = 2
 
 _SCHEMA = pa.schema(
     [
@@ -40,30 +52,33 @@ _SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("boxes_xyxy", pa.list_(pa.float32()), nullable=False),
         pa.field("objectness", pa.list_(pa.float32()), nullable=False),
+        *(pa.field(name, pa.list_(pa.float32())) for name in EVIDENCE),
         pa.field("embeddings", pa.binary(), nullable=False),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
-class StoredImage:
-    """One row: the regions of an image, or why it has none.
+class Manifest:
+    """What made a store.
 
-    boxes_xyxy: float32 (n, 4), original pixels. objectness: float32 (n,), falling. embeddings: float16 (m, dim), unit
-    length, of the first m boxes: all, unless stage 1 was told to leave out hopeless ones.
+    Attributes:
+        dim: length of an embedding.
+        similarity: how a cosine becomes a probability, by the encoder that made the embeddings.
+        identity: what decides the content (dataset, weights, settings), nested mappings of plain values.
+        versions: of the libraries at the start. Another version changes last digits, so it is recorded, not enforced.
+        annotations: the JSON that was scored, which labelling reads unless another one is given.
     """
 
-    image_id: int
-    boxes_xyxy: np.ndarray
-    objectness: np.ndarray
-    embeddings: np.ndarray
-    stage: str | None = None
-    reason: str | None = None
+    dim: int
+    similarity: Similarity
+    identity: Mapping[str, Any]
+    versions: Mapping[str, str]
+    annotations: str | None = None
 
-    @classmethod
-    def failed(cls, image_id: int, stage: str, reason: str) -> "StoredImage":
-        nothing = np.empty(0, np.float32)
-        return cls(image_id, nothing.reshape(0, 4), nothing, np.empty((0, 0), np.float16), stage, reason)
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
 class RegionStore:
@@ -75,67 +90,54 @@ class RegionStore:
 
     # The manifest.
 
-    def open_for_scoring(
-        self, identity: Mapping[str, Any], dim: int, versions: Mapping[str, str], annotations: Path | None = None
-    ) -> None:
+    def open_for_scoring(self, manifest: Manifest) -> None:
         """Creates the store, or checks that an existing one was made from the same things.
-
-        Args:
-            identity: what decides the content: dataset, weights, settings. Nested mappings of plain values.
-            dim: length of an embedding.
-            annotations: the JSON that is scored; recorded as what labelling reads when it is told of no other.
-            versions: of the libraries; recorded, and a change only told, since it costs last digits and not labels.
 
         Raises:
             UserError: an existing store has another identity; the message lists each difference.
         """
         path = self.folder / "manifest.json"
-        identity = json.loads(json.dumps(identity))
+        content = json.loads(json.dumps({"format": FORMAT, **asdict(manifest)}))
         if path.exists():
-            manifest = self.manifest()
-            differences = list(_differences(manifest["identity"], identity))
+            existing = self.manifest()
+            differences = list(_differences(existing.identity, content["identity"]))
             if differences:
                 raise UserError(
                     f"run.output: the store in {self.folder} was made from something else ({'; '.join(differences)}); "
                     "choose another run.output"
                 )
-            for difference in _differences(manifest["versions"], dict(versions)):
-                tell(f"note: this store was begun with another version of {difference}", error=True)
+            for difference in _differences(existing.versions, content["versions"]):
+                print_line(f"note: this store was begun with another version of {difference}", error=True)
             return
         if self.part_paths():
             raise UserError(f"run.output: {self.folder} has parts but no manifest.json; choose another run.output")
-        manifest = {
-            "format": FORMAT,
-            "dim": dim,
-            "versions": dict(versions),
-            "annotations": str(annotations.resolve()) if annotations else None,
-            "identity": identity,
-        }
-        write_atomically(path, iter([json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n"]))
+        write_atomically(path, [json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"])
 
-    def manifest(self) -> dict[str, Any]:
-        """`format`, `dim`, `versions`, `annotations`, `identity`; see `open_for_scoring`.
+    def manifest(self) -> Manifest:
+        """Reads what made this store.
 
         Raises:
             UserError: there is no store here, or one of another format.
         """
         path = self.folder / "manifest.json"
         try:
-            manifest = json.loads(path.read_bytes())
+            content = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"run.output: no region store at {self.folder}; make one with launch/score.py") from None
         except (OSError, ValueError) as error:
             raise UserError(f"run.output: cannot read {path}: {error}") from None
-        whole = isinstance(manifest, dict) and manifest.keys() >= {"format", "dim", "versions", "identity"}
-        if not whole or not isinstance(manifest["identity"], dict):
-            raise UserError(f"run.output: {path} is not the manifest of a region store")
-        if manifest["format"] != FORMAT:
-            raise UserError(f"run.output: {path} has format {manifest['format']}; this version reads {FORMAT}")
-        return manifest
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the identity, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.manifest()["identity"], sort_keys=True).encode()).hexdigest()
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            raise UserError(
+                f"run.output: the store in {self.folder} has format {content['format']}, and this version reads "
+                f"{FORMAT}; score into a new run.output, or label with the version that made the store"
+            )
+        try:
+            del content["format"]
+            manifest = Manifest(**content | {"similarity": Similarity(**content["similarity"])})
+            _ = manifest.identity["dataset"], manifest.versions.items()
+            return manifest
+        except (TypeError, KeyError, AttributeError):
+            raise UserError(f"run.output: {path} is not the manifest of a region store") from None
 
     # The parts.
 
@@ -146,14 +148,15 @@ class RegionStore:
         except FileNotFoundError:
             return []
 
-    def write_part(self, images: Sequence[StoredImage]) -> Path:
+    def write_part(self, images: Sequence[Regions]) -> Path:
         """Adds one part that holds these images."""
         buffer = io.BytesIO()
         pq.write_table(
             _to_table(images),
             buffer,
             # The embeddings are most of it, and noise to a compressor.
-            compression={"embeddings": "NONE", "boxes_xyxy.list.element": "ZSTD", "objectness.list.element": "ZSTD"},
+            compression={"embeddings": "NONE"}
+            | {f"{name}.list.element": "ZSTD" for name in ("boxes_xyxy", "objectness", *EVIDENCE)},
             use_dictionary=False,
             write_statistics=["image_id"],
             write_page_checksum=True,
@@ -164,19 +167,29 @@ class RegionStore:
         write_atomically(path, iter([buffer.getvalue()]))
         return path
 
-    def read_part(self, path: Path) -> Iterator[StoredImage]:
+    def read_part(self, path: Path) -> Iterator[Regions]:
         """The images of a part.
 
         Raises:
             UserError: the part is damaged.
         """
         table = self._read(path)
+        dim = self._dim
         columns = [table.column(name) for name in ("image_id", "stage", "reason")]
         for row, (image_id, stage, reason) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
-            boxes = _values(table, "boxes_xyxy", row).reshape(-1, 4)
             embeddings = np.frombuffer(table.column("embeddings")[row].as_buffer() or b"", "<f2")
             objectness = _values(table, "objectness", row)
-            yield StoredImage(image_id, boxes, objectness, embeddings.reshape(-1, self._dim), stage, reason)
+            assert objectness is not None, "the schema allows no null here"
+            boxes = _values(table, "boxes_xyxy", row)
+            assert boxes is not None, "the schema allows no null here"
+            yield Regions(
+                image_id,
+                boxes.reshape(-1, 4),
+                objectness,
+                embeddings.reshape(-1, dim),
+                **{name: _values(table, name, row) for name in EVIDENCE},
+                failure=None if reason is None else Failure(stage, reason),
+            )
 
     def part_of_images(self) -> dict[int, Path]:
         """Which part holds each image.
@@ -222,7 +235,7 @@ class RegionStore:
 
     @functools.cached_property
     def _dim(self) -> int:
-        return self.manifest()["dim"]
+        return self.manifest().dim
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         try:
@@ -238,6 +251,11 @@ class RegionStore:
             ) from None
 
 
+def store_of(config: Config) -> RegionStore:
+    """The region store of a run."""
+    return RegionStore(Path(config.value("run.output"), "store"))
+
+
 class PartWriter:
     """Writes parts in a thread of its own, so that the disk never holds up the accelerator.
 
@@ -251,12 +269,12 @@ class PartWriter:
         self.seconds = 0.0
         self.boxes = 0
         self._store = store
-        self._queue: queue.Queue[Callable[[], list[StoredImage]] | None] = queue.Queue(depth)
+        self._queue: queue.Queue[Callable[[], list[Regions]] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="part-writer", daemon=True)
         self._thread.start()
 
-    def write(self, images: Callable[[], list[StoredImage]]) -> None:
+    def write(self, images: Callable[[], list[Regions]]) -> None:
         """Queues one part; `images` is called in the writer's thread, which may wait there for a GPU."""
         if self._error is not None:
             raise self._error
@@ -284,27 +302,31 @@ class PartWriter:
                     self._error = error
 
 
-def _to_table(images: Sequence[StoredImage]) -> pa.Table:
-    def lists(arrays: list[np.ndarray]) -> pa.Array:
-        offsets = np.cumsum([0, *(array.size for array in arrays)]).astype(np.int32)
-        values = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float32)
-        return pa.ListArray.from_arrays(offsets, values)
+def _to_table(images: Sequence[Regions]) -> pa.Table:
+    def column(field: pa.Field) -> pa.Array:
+        if field.name in ("stage", "reason"):
+            return pa.array([getattr(image.failure, field.name, None) for image in images], field.type)
+        values = [getattr(image, field.name) for image in images]
+        if field.name == "image_id":
+            return pa.array(values, field.type)
+        if field.name == "embeddings":
+            return pa.array([array.astype("<f2").tobytes() for array in values], field.type)
+        return _lists(values)
 
-    return pa.Table.from_arrays(
-        [
-            pa.array([image.image_id for image in images], pa.int64()),
-            pa.array([image.stage for image in images], pa.string()),
-            pa.array([image.reason for image in images], pa.string()),
-            lists([image.boxes_xyxy for image in images]),
-            lists([image.objectness for image in images]),
-            pa.array([image.embeddings.astype("<f2").tobytes() for image in images], pa.binary()),
-        ],
-        schema=_SCHEMA,
-    )
+    return pa.Table.from_arrays([column(field) for field in _SCHEMA], schema=_SCHEMA)
 
 
-def _values(table: pa.Table, name: str, row: int) -> np.ndarray:
-    return table.column(name)[row].values.to_numpy()
+def _lists(arrays: Sequence[np.ndarray | None]) -> pa.Array:
+    """A column of lists of float32; None becomes null."""
+    flat = [np.empty(0, np.float32) if array is None else array.reshape(-1).astype(np.float32) for array in arrays]
+    offsets = np.cumsum([0, *map(len, flat)]).astype(np.int32)
+    missing = pa.array([array is None for array in arrays], pa.bool_())
+    return pa.ListArray.from_arrays(offsets, np.concatenate(flat), mask=missing)
+
+
+def _values(table: pa.Table, name: str, row: int) -> np.ndarray | None:
+    values = table.column(name)[row].values
+    return None if values is None else values.to_numpy()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
-from torch.utils.data import DistributedSampler
 
-from plgen_ddp.errors import ToldError, UserError, mistake_of, one_line
+from plgen_ddp.errors import PeerError, UserError, one_line, user_message
 
 T = TypeVar("T")
 
@@ -26,18 +25,6 @@ T = TypeVar("T")
 _TIMEOUT = timedelta(hours=12)
 # torchrun starts ranks when all nodes are there. One that finds nobody is left over from a torchrun that was killed.
 _JOIN_TIMEOUT = timedelta(minutes=5)
-
-
-def share_of(rank: int, size: int, count: int) -> list[int]:
-    """The positions out of range(count) that `rank` of `size` works on: an exact partition, nothing twice.
-
-    `DistributedSampler` without shuffling deals positions round-robin and then pads every rank to one length by
-    repeating; the first len(range(rank, count, size)) of a rank's positions are those before the padding.
-    """
-    if count == 0:
-        return []
-    sampler: DistributedSampler[int] = DistributedSampler(range(count), size, rank, shuffle=False)  # type: ignore[arg-type]
-    return list(sampler)[: len(range(rank, count, size))]
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ class World:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def on_main(self, work: Callable[[], T]) -> T:
+    def from_main(self, work: Callable[[], T]) -> T:
         """The result of `work` on rank 0, on every rank. A `UserError` there is raised on every rank."""
         outcome = _attempt(work) if self.is_main else None
         if self.size > 1:
@@ -144,11 +131,11 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            raise ToldError(f"another rank has ended: {one_line(error)}") from None
+            raise PeerError(f"another rank has ended: {one_line(error)}") from None
 
     def _raise(self, error: str | None) -> None:
         if error is not None:
-            raise UserError(error) if self.is_main else ToldError(error)
+            raise UserError(error) if self.is_main else PeerError(error)
 
 
 @dataclass(frozen=True)
@@ -161,6 +148,6 @@ def _attempt(work: Callable[[], Any]) -> _Outcome:
     try:
         return _Outcome(value=work())
     except (UserError, OSError) as error:
-        if (mistake := mistake_of(error)) is None:
+        if (mistake := user_message(error)) is None:
             raise
         return _Outcome(error=mistake)

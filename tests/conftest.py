@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from plgen_ddp.seeded_models import write_tiny_clip, write_tiny_detector
+from plgen_ddp.benchmark.seeded_models import write_tiny_clip, write_tiny_detector
 
 REPOSITORY = Path(__file__).parents[1]
 COCO_MINI = REPOSITORY.parent / "shared" / "data" / "coco_mini"

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from plgen_ddp.coco import CocoFile, Image, PseudoLabels, dataset_digest, index_images
+from plgen_ddp.coco import CocoFile, Image
 from plgen_ddp.errors import UserError
+from plgen_ddp.image_files import dataset_digest, index_images
+from plgen_ddp.records import PseudoLabels
 
 DATA = {
     "info": {"year": 2017, "nested": {"kept": [1, 2]}},

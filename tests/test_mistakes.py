@@ -10,11 +10,11 @@ import sys
 
 import cv2
 import numpy as np
+import plgen_ddp.scoring
 import pytest
 import torch
 from conftest import REPOSITORY, needs_compiler
 
-import plgen_ddp.scoring
 from plgen_ddp.store import RegionStore
 
 
@@ -78,7 +78,7 @@ def refused(capsys, script, words):
     ],
 )
 def test_before_any_model_is_built(words, word, message, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)  # building one would be another error
+    monkeypatch.setattr(plgen_ddp.scoring, "MaskRcnn", None)  # building one would be another error
     clip = next(given for given in words if given.startswith("clip.model=")).partition("=")[2]
     line = refused(capsys, "score", [*words, word.replace("{clip}", clip)])
     assert re.search(message, line), line
@@ -95,7 +95,7 @@ def test_before_any_model_is_built(words, word, message, capsys, monkeypatch, tm
     ],
 )
 def test_a_wrong_checkpoint_is_seen_before_any_model_is_built(words, content, message, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(plgen_ddp.scoring, "ProposalModel", None)
+    monkeypatch.setattr(plgen_ddp.scoring, "MaskRcnn", None)
     path = tmp_path / "wrong.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     assert message in refused(capsys, "score", [*words, f"detector.weights={path}"])

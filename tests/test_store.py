@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from plgen_ddp.errors import UserError
-from plgen_ddp.store import PartWriter, RegionStore, StoredImage
+from plgen_ddp.records import Regions
+from plgen_ddp.store import PartWriter, RegionStore
 
 DIM = 8
 IDENTITY = {"dataset": {"digest": "a" * 64, "images": 3}, "clip": {"precision": "fp32", "crop_scales": [1.0, 1.5]}}
@@ -14,7 +15,7 @@ IDENTITY = {"dataset": {"digest": "a" * 64, "images": 3}, "clip": {"precision": 
 
 def image(image_id, boxes):
     generator = np.random.default_rng(image_id)
-    return StoredImage(
+    return Regions(
         image_id,
         generator.random((boxes, 4), np.float32) * 640,
         np.sort(generator.random(boxes, np.float32))[::-1].copy(),
@@ -30,7 +31,7 @@ def store(tmp_path):
 
 
 def test_every_kind_of_image_comes_back_as_it_was(store):
-    images = [image(3, 5), image(4, 0), StoredImage.failed(5, "decode", "empty file"), image(6, 1)]
+    images = [image(3, 5), image(4, 0), Regions.failed(5, "decode", "empty file"), image(6, 1)]
     path = store.write_part(images)
     for given, found in zip(images, store.read_part(path), strict=True):
         assert (given.image_id, given.stage, given.reason) == (found.image_id, found.stage, found.reason)
@@ -44,7 +45,7 @@ def test_every_kind_of_image_comes_back_as_it_was(store):
 
 
 def test_a_part_of_nothing_but_failures_is_a_part(store):
-    path = store.write_part([StoredImage.failed(1, "read", "no such file")])
+    path = store.write_part([Regions.failed(1, "read", "no such file")])
     assert [found.reason for found in store.read_part(path)] == ["no such file"]
 
 
@@ -140,7 +141,7 @@ def test_the_writer_thread_writes_all_and_raises_what_went_wrong(store):
 
 def test_parts_with_failures_are_dropped_to_be_scored_again(store):
     good = store.write_part([image(1, 2)])
-    store.write_part([image(2, 2), StoredImage.failed(3, "read", "no such file")])
+    store.write_part([image(2, 2), Regions.failed(3, "read", "no such file")])
     store.drop_parts_with_failures([1, 3])
     assert len(store.part_paths()) == 2, "image 2 is not to be scored now, so its part stays"
     store.drop_parts_with_failures([1, 2, 3])

@@ -17,7 +17,7 @@ def test_shares_partition_the_work_exactly(size):
 def test_alone_every_exchange_gives_its_own_value():
     with World.from_env() as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
-        assert world.on_main(lambda: "plan") == world.once_a_node(lambda: "plan") == "plan"
+        assert world.from_main(lambda: "plan") == world.once_a_node(lambda: "plan") == "plan"
         assert world.gather("summary") == ["summary"]
         assert [world.count(3), world.count(0), world.count(2)] == [3, 3, 5]
 
@@ -26,6 +26,6 @@ def test_alone_a_users_mistake_is_raised():
     def fail():
         raise UserError("no such file")
 
-    for exchange in (World().on_main, World().once_a_node):
+    for exchange in (World().from_main, World().once_a_node):
         with pytest.raises(UserError, match="no such file"):
             exchange(fail)

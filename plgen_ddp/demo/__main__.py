@@ -14,12 +14,12 @@ from pathlib import Path
 
 import cv2
 
-from plgen_ddp.coco import CocoFile, index_images
+from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import Config, load_config
-from plgen_ddp.errors import one_line_errors
+from plgen_ddp.console import one_line_errors, print_evaluation
 from plgen_ddp.evaluation import evaluate
-from plgen_ddp.pictures import draw_boxes
-from plgen_ddp.report import print_evaluation
+from plgen_ddp.image_files import index_images
+from plgen_ddp.report.pictures import draw_boxes
 
 CONFIG = "configs/demo.yaml"
 VLPLM = ["label.objectness_weight=0.5", "label.score_threshold=0.8"]

@@ -1,0 +1,156 @@
+"""Everything that a person reads: lines, the progress bar, summaries, and errors in one line."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import tqdm
+
+from plgen_ddp.errors import PeerError, UserError, user_message
+from plgen_ddp.records import Evaluation, LabelSummary, RankSummary
+
+# Seconds between two looks at the counter, and between two plain lines: a batch job's log stays readable.
+_REFRESH = 0.5
+_LINE_EVERY = 15.0
+# From this share of the ranks' time on, waiting for images is worth a line; a short run waits for its first one.
+_MUCH_WAITING = 0.1
+_SHORT_RUN = 60.0
+
+
+def print_line(line: str, *, error: bool = False) -> None:
+    """Prints one line on stdout or stderr and flushes it.
+
+    A closed pipe or a full disk must not cost the work that the line reports. After the first such failure the stream
+    is silent.
+    """
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns a user's mistake into one line on stderr and exit status 2, Ctrl-C into 130; a bug keeps its traceback."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        if (message := user_message(error)) is None:
+            raise
+        if not isinstance(error, PeerError):
+            print_line(f"error: {message}", error=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print_line("interrupted", error=True)
+        raise SystemExit(130) from None
+
+
+class Progress:
+    """Counts images over all ranks, and shows them on one rank.
+
+    Only the counter is shared, and nobody waits for it: a thread of the showing rank reads it now and then, also while
+    that rank is done and others are not.
+    """
+
+    def __init__(self, count: Callable[[int], int], total: int, *, shown: bool) -> None:
+        """
+        Args:
+            count: adds to the counter of all ranks and returns its value (`World.count`).
+            total: images to score now, over all ranks.
+            shown: whether this process shows the progress.
+        """
+        self._count = count
+        self._total = total
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True) if shown and total else None
+        self._start = time.monotonic()
+
+    def advance(self, images: int) -> None:
+        self._count(images)
+
+    def __enter__(self) -> "Progress":
+        self._start = time.monotonic()
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _show(self) -> None:
+        terminal = sys.stderr.isatty()
+        bar = tqdm(total=self._total, unit="image", desc="scoring", disable=not terminal, dynamic_ncols=True)
+        next_line = self._start + _LINE_EVERY
+        finished = False
+        while not finished:
+            finished = self._done.wait(_REFRESH)
+            scored = self._count(0)
+            bar.update(scored - bar.n if terminal else 0)
+            if not terminal and (finished or time.monotonic() >= next_line):
+                next_line += _LINE_EVERY
+                print_line(self._line(scored), error=True)
+        bar.close()
+
+    def _line(self, scored: int) -> str:
+        rate = scored / max(time.monotonic() - self._start, 1e-9)
+        left = tqdm.format_interval((self._total - scored) / rate) if scored else "?"
+        return f"scored {scored} of {self._total} images, {rate:.2f} images/s, {left} left"
+
+
+def print_scoring(
+    summaries: Sequence[RankSummary], failures: Sequence[tuple[int, str, str]], max_failures: int
+) -> None:
+    """What all ranks did, on stdout, and the images that failed, counted by reason, on stderr.
+
+    Args:
+        failures: (image id, stage, reason), in ascending id; those of earlier runs too.
+    """
+    images, boxes = sum(summary.images for summary in summaries), sum(summary.boxes for summary in summaries)
+    seconds = max(summary.seconds for summary in summaries)
+    memory = f"{max(summary.peak_memory for summary in summaries) / 1e9:.2f} GB"
+    if gpu := max(summary.peak_gpu_memory for summary in summaries):
+        memory += f", GPU {gpu / 1e9:.2f} GB"
+    if images:
+        print_line(
+            f"scored {images} images, {boxes} boxes in {seconds:.1f} s ({images / seconds:.2f} images/s) on "
+            f"{len(summaries)} rank{'s' if len(summaries) > 1 else ''}; peak memory of a rank {memory}"
+        )
+    else:
+        print_line("nothing to score: the store is complete")
+    waited = sum(summary.waited for summary in summaries) / max(sum(summary.seconds for summary in summaries), 1e-9)
+    if waited > _MUCH_WAITING and seconds > _SHORT_RUN:
+        print_line(f"{waited:.0%} of the time went by waiting for images; more run.workers may help", error=True)
+    if failures:
+        print_line(f"{len(failures)} images could not be scored (run.max_failures={max_failures}):", error=True)
+        for (stage, reason), count in Counter((stage, reason) for _, stage, reason in failures).most_common(10):
+            first = next(image_id for image_id, *why in failures if why == [stage, reason])
+            print_line(f"  {count} x {stage}: {reason} (first: image {first})", error=True)
+        print_line("  run.retry_failures=true scores them again once they are mended", error=True)
+
+
+def print_labels(summary: LabelSummary) -> None:
+    print_line(
+        f"wrote {summary.path}: {summary.pseudo_labels} pseudo labels on {summary.images} images "
+        f"({summary.pseudo_labels / summary.images:.2f} an image), {summary.base_annotations} base annotations kept"
+    )
+    if summary.failed_images:
+        print_line(f"{summary.failed_images} images have no pseudo labels because they could not be scored", error=True)
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """COCO's metrics as one line, then AP50 of each name."""
+    print_line(
+        f"AP {result.AP:.3f}  AP50 {result.AP50:.3f}  AP75 {result.AP75:.3f}  small/medium/large "
+        f"{result.AP_small:.3f}/{result.AP_medium:.3f}/{result.AP_large:.3f}  AR@100 {result.AR100:.3f}  "
+        f"({result.pseudo_labels} pseudo labels on {result.images} images, {result.pls_per_image:.2f} an image)"
+    )
+    by_name = {name: "no objects" if value < 0 else f"{value:.3f}" for name, value in result.AP50_by_name.items()}
+    print_line("AP50 by name: " + ", ".join(f"{name} {value}" for name, value in sorted(by_name.items())))

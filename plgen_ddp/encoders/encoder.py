@@ -1,0 +1,63 @@
+"""What stage 1 and the text embeddings need of an encoder, whatever model is behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from plgen_ddp.records import Similarity
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a crop becomes a model's input.
+
+    Attributes:
+        resolution: side of the square input, pixels.
+        resize: "crop" scales the shortest side to the resolution and crops the centre; "squash" scales both sides to
+            it.
+        interpolation: of that resize, antialiased as Pillow's.
+        mean_rgb, std_rgb: of the normalisation, for RGB in [0, 1].
+    """
+
+    resolution: int
+    resize: Literal["crop", "squash"]
+    interpolation: Literal["bicubic", "bilinear"]
+    mean_rgb: tuple[float, float, float]
+    std_rgb: tuple[float, float, float]
+
+
+class Encoder(Protocol):
+    """A model with an image tower and a text tower, on one device in one precision."""
+
+    preprocessing: Preprocessing
+    similarity: Similarity
+    dim: int
+    """Length of an embedding."""
+    precision: str
+    """fp32, bf16 or fp16."""
+
+    def encode_images(self, crops_bgr: Tensor) -> Tensor:
+        """Unit-length embeddings float32 (k, dim) of crops uint8 (k, 3, resolution, resolution) in BGR order."""
+        ...
+
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit-length embeddings float32 (k, dim) of prompts.
+
+        Raises:
+            UserError: a prompt longer than the model's context.
+        """
+        ...
+
+    def compile(self, batch_size: int) -> None:
+        """Compiles `encode_images` for batches of so many crops, now.
+
+        Raises:
+            UserError: torch.compile failed, mostly for want of a working compiler.
+        """
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the embeddings beside the options of `clip`: weights by SHA-256, precision, and the like."""
+        ...

@@ -1,0 +1,139 @@
+"""Class names: the novel ones to score against, the base ones whose annotations stay, and their text embeddings.
+
+Text embeddings are kept with the region store, per set of templates: a name that was embedded once needs no CLIP again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from plgen_ddp.coco import Category
+from plgen_ddp.config import Config, Sections
+from plgen_ddp.errors import UserError, one_line, suggestion
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names of one labelling.
+
+    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: all that are not novel.
+    distractors: words that take part in the softmax and never become a label; they need no category.
+    aliases: words that stand in prompts in a name's place, several of them averaged.
+    """
+
+    novel: tuple[str, ...]
+    base: tuple[str, ...] | None = None
+    distractors: tuple[str, ...] = ()
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def words(self) -> list[tuple[str, ...]]:
+        """What stands in the prompts of each scored name: the novel ones, then the distractors."""
+        return [self.aliases.get(name, (name,)) for name in (*self.novel, *self.distractors)]
+
+    def category_ids(self, categories: Sequence[Category], key: str = "label.vocabulary") -> tuple[list[int], set[int]]:
+        """(ids of the novel names in their order, ids of the base categories).
+
+        Raises:
+            UserError: a name that no category has, with the nearest that one has.
+        """
+        id_of = {category.name: category.id for category in categories}
+        absent = [name for name in (*self.novel, *(self.base or ())) if name not in id_of]
+        if absent:
+            hints = ", ".join(f"{name!r}{suggestion(name, id_of)}" for name in absent[:5])
+            raise UserError(f"{key}: {len(absent)} of its names are not categories of the JSON: {hints}")
+        novel = [id_of[name] for name in self.novel]
+        base = set(id_of.values()) - set(novel) if self.base is None else {id_of[name] for name in self.base}
+        return novel, base
+
+
+def read_vocabulary(config: Sections, key: str = "label.vocabulary") -> Vocabulary:
+    """The vocabulary that option `key` names or lists.
+
+    Raises:
+        UserError: not set, unreadable, an unknown key, no novel name, or a name twice.
+    """
+    config.require(key)
+    section, option = key.split(".")
+    given = getattr(getattr(config, section), option)
+    if isinstance(given, str):
+        given = _read_yaml(config.find(given, key), key)
+    if isinstance(given, (list, tuple)):
+        given = {"novel": given}
+    if not isinstance(given, dict):
+        raise UserError(f"{key}: expected a file, a list of names, or a mapping with `novel`")
+    known = ("novel", "base", "distractors", "aliases")
+    for name in given:
+        if name not in known:
+            raise UserError(f"{key}: unknown key {name!r}{suggestion(str(name), known)}")
+    aliases = given.get("aliases") or {}
+    if not isinstance(aliases, dict):
+        raise UserError(f"{key}: `aliases` maps a name to a word or a list of words")
+    vocabulary = Vocabulary(
+        novel=_names(given.get("novel") or (), "novel", key),
+        base=None if given.get("base") is None else _names(given["base"], "base", key),
+        distractors=_names(given.get("distractors") or (), "distractors", key),
+        aliases={
+            str(name): _names([words] if isinstance(words, str) else words, f"aliases of {name}", key)
+            for name, words in aliases.items()
+        },
+    )
+    if not vocabulary.novel:
+        raise UserError(f"{key}: it has no novel name")
+    scored = [*vocabulary.novel, *vocabulary.distractors]
+    for kind, names in (("", [*vocabulary.novel, *(vocabulary.base or ())]), ("scored ", scored)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(f"{key}: {kind}name given twice: {', '.join(twice)}")
+    for name in vocabulary.aliases:
+        if name not in scored:
+            raise UserError(f"{key}: aliases for {name!r}, which is not scored{suggestion(name, scored)}")
+    return vocabulary
+
+
+def read_templates(config: Config) -> tuple[str, ...]:
+    """The prompt templates that `label.templates` names or lists.
+
+    Raises:
+        UserError: not set, unreadable, or a template without a place for the name.
+    """
+    config.require("label.templates")
+    given = config.label.templates
+    if isinstance(given, str):
+        path = config.find(given, "label.templates")
+        try:
+            given = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"label.templates: cannot read {path}: {one_line(error)}") from None
+    if not isinstance(given, (list, tuple)):
+        raise UserError("label.templates: expected a text file or a list of templates")
+    templates = tuple(map(str, given))
+    if not templates:
+        raise UserError("label.templates: it has no template")
+    for template in templates:
+        try:
+            whole = "\0" in template.format("\0", article="a")
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"label.templates: {template!r} must hold {{}} for the name and may hold {{article}}, no other"
+            )
+    return templates
+
+
+def _names(given: Any, what: str, key: str) -> tuple[str, ...]:
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in given):
+        raise UserError(f"{key}: {what} must be a list of names (quote a name such as 'no' or '1')")
+    return tuple(given)
+
+
+def _read_yaml(path: Path, key: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{key}: {path} is not valid YAML: {one_line(error)}") from None

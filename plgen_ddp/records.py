@@ -1,0 +1,222 @@
+"""What travels between the rooms: one record per thing, NumPy arrays only.
+
+A region has one shape from the encoder through the store to the labels: `Regions`. Boxes have their format in their
+name. Every record is checked when it is built.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+EVIDENCE = ("foreground", "last_move", "agreement", "scale_cosine")
+"""The columns that stage 1 stores beside objectness; see `Regions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """How an encoder's cosines become probabilities of names.
+
+    Attributes:
+        rule: "softmax" of cosine / temperature over all names (CLIP), or for each name alone "sigmoid" of
+            cosine / temperature + bias (SigLIP, arXiv 2303.15343).
+        temperature: 1 / the model's learned logit scale; 0.01 for OpenAI's CLIP.
+        bias: the model's learned logit bias; 0 for a softmax.
+    """
+
+    rule: Literal["softmax", "sigmoid"]
+    temperature: float
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert self.rule in ("softmax", "sigmoid"), f"rule is {self.rule!r}, expected softmax or sigmoid"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an image could not be scored: the stage that failed ("read", "decode"), and the reason in one line."""
+
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """The regions of one image, in the order of its proposals, or the reason why it has none.
+
+    Attributes:
+        image_id: COCO's id of the image.
+        boxes_xyxy: float32 (n, 4), original pixels, clipped to the image.
+        objectness: float32 (n,), in [0, 1], falling: the RPN's objectness, or the score in a file of boxes.
+        embeddings: float16 (n, d), unit length up to rounding.
+        foreground: float32 (n,), in [0, 1]: the box head's foreground probability in its last refinement pass.
+        last_move: float32 (n,), in [0, 1]: IoU of the box before and after its last refinement pass.
+        agreement: float32 (n,), in [0, 1]: mean of the five largest IoUs with the RPN's other proposals.
+        scale_cosine: float32 (n,), in [-1, 1]: cosine between the embeddings of the crops at the first two scales.
+        failure: why the image could not be scored; it then has no regions.
+
+    The four columns before `failure` (`EVIDENCE`) are None where the source of the boxes has no such evidence.
+    """
+
+    image_id: int
+    boxes_xyxy: np.ndarray
+    objectness: np.ndarray
+    embeddings: np.ndarray
+    foreground: np.ndarray | None = None
+    last_move: np.ndarray | None = None
+    agreement: np.ndarray | None = None
+    scale_cosine: np.ndarray | None = None
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.objectness)
+        _check_shape("boxes_xyxy", self.boxes_xyxy, (count, 4))
+        assert self.embeddings.ndim == 2 and len(self.embeddings) == count, (
+            f"embeddings has shape {self.embeddings.shape}, expected ({count}, d)"
+        )
+        for name in EVIDENCE:
+            if (column := getattr(self, name)) is not None:
+                _check_shape(name, column, (count,))
+        assert self.failure is None or count == 0, "an image that failed has no regions"
+
+    @classmethod
+    def failed(cls, image_id: int, stage: str, reason: str) -> "Regions":
+        """The record of an image that could not be scored."""
+        nothing = np.empty(0, np.float32)
+        empty = np.empty((0, 0), np.float16)
+        return cls(image_id, nothing.reshape(0, 4), nothing, empty, failure=Failure(stage, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class RankSummary:
+    """What one rank did in stage 1.
+
+    Attributes:
+        images, boxes: how many it scored and stored.
+        seconds: from the first image to the last part on disk.
+        waited: how many of these seconds it had no image to work on.
+        peak_memory, peak_gpu_memory: bytes.
+    """
+
+    images: int
+    boxes: int
+    seconds: float
+    waited: float
+    peak_memory: int
+    peak_gpu_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSummary:
+    """What one labelling wrote.
+
+    Attributes:
+        path: the labelled JSON.
+        images: images in it.
+        failed_images: of these, how many stage 1 could not score.
+        pseudo_labels, base_annotations: annotations in it.
+    """
+
+    path: Path
+    images: int
+    failed_images: int
+    pseudo_labels: int
+    base_annotations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """COCO's box metrics over the novel names, each in [0, 1]; -1 where there is no such ground truth.
+
+    pls_per_image is over all evaluated images, with and without pseudo labels. AP50_by_name: each novel name's own.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    AP_small: float
+    AP_medium: float
+    AP_large: float
+    AR100: float
+    pls_per_image: float
+    pseudo_labels: int
+    images: int
+    AP50_by_name: dict[str, float]
+
+
+class PseudoLabel(msgspec.Struct):
+    """One pseudo label as it is written: the keys that VL-PLM's and MarvelOVD's training loaders read, and a real area.
+
+    Those loaders recognise a box without a mask by its `segmentation` of [[]].
+    """
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]  # xywh, original pixels
+    area: float  # pixels
+    confidence: float
+    clip_score: float
+    rpn_score: float
+    iscrowd: int = 0
+    thing_isBase: bool = False
+    thing_isNovel: bool = True
+    segmentation: list[list[float]] = msgspec.field(default_factory=lambda: [[]])
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoLabels:
+    """Pseudo labels in columns: image by image, in an image by falling score.
+
+    Attributes:
+        image_ids, category_ids: int64 (n,).
+        boxes_xywh: float64 (n, 4), original pixels.
+        scores: float64 (n,), in [0, 1]: the fused score.
+        clip_scores: float64 (n,), in [0, 1]: the probability of the name.
+        objectness: float64 (n,), in [0, 1].
+    """
+
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes_xywh: np.ndarray
+    scores: np.ndarray
+    clip_scores: np.ndarray
+    objectness: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.image_ids)
+        for name in ("category_ids", "scores", "clip_scores", "objectness"):
+            _check_shape(name, getattr(self, name), (count,))
+        _check_shape("boxes_xywh", self.boxes_xywh, (count, 4))
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["PseudoLabels"]) -> "PseudoLabels":
+        """All parts' rows in their order."""
+        if not parts:
+            empty, ids = np.empty(0), np.empty(0, np.int64)
+            return cls(ids, ids, np.empty((0, 4)), empty, empty, empty)
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
+    def sorted_by_image(self) -> "PseudoLabels":
+        """The rows by rising image id; the order within an image stays."""
+        order = np.argsort(self.image_ids, kind="stable")
+        return PseudoLabels(*(getattr(self, name)[order] for name in self.__slots__))
+
+    def rows(self, first_id: int) -> Iterator[PseudoLabel]:
+        """The annotations to write, with ids `first_id`, `first_id` - 1, ..."""
+        columns = (getattr(self, name).tolist() for name in self.__slots__)
+        areas = (self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3]).tolist()
+        for number, (area, image_id, category_id, box, score, clip_score, objectness) in enumerate(
+            zip(areas, *columns, strict=True)
+        ):
+            yield PseudoLabel(first_id - number, image_id, category_id, box, area, score, clip_score, objectness)
+
+
+def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
+    assert array.shape == expected, f"{name} has shape {array.shape}, expected {expected}"

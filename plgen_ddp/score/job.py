@@ -1,0 +1,189 @@
+"""Stage 1 for one rank: units of work to parts of the store. It knows no ranks, only which units are its own."""
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from plgen_ddp.coco import CocoFile
+from plgen_ddp.config import ClipConfig, Config
+from plgen_ddp.device import installed_versions, peak_memory
+from plgen_ddp.encoders.encoder import Encoder
+from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
+from plgen_ddp.errors import UserError
+from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
+from plgen_ddp.records import RankSummary, Regions
+from plgen_ddp.score.images import UnitBatchSampler, image_batches, on_device, plan_units
+from plgen_ddp.score.proposals import ProposalSource
+from plgen_ddp.score.regions import PendingRegions, RegionEncoder
+from plgen_ddp.score.timing import Awaited, add_seconds
+from plgen_ddp.store import Manifest, PartWriter, store_of
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The images to score, and the SHA-256 and number of all images of their JSON (also those past `data.limit`)."""
+
+    index: ImageIndex
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Local weight files."""
+
+    detector: Path
+    encoder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What makes boxes, and what makes embeddings of their crops, on one device."""
+
+    proposals: ProposalSource
+    encoder: Encoder
+
+
+def read_dataset(config: Config) -> Dataset:
+    """Reads the JSON, finds the images, and checks every file that the job will need, before anything heavy is built.
+
+    Raises:
+        UserError: a missing option or file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
+    """
+    from plgen_ddp.score.mask_rcnn import read_detector_config
+
+    config.require("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
+    read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
+    annotations = Path(config.value("data.annotations"))
+    images = CocoFile(annotations, "data.annotations").images()
+    index = index_images(images, config.value("data.image_root"), annotations)
+    return Dataset(index.first(config.data.limit), dataset_digest(images), len(images))
+
+
+def fetch(config: Config) -> Weights:
+    """The weight files; those given by name or URL are downloaded into a cache."""
+    from plgen_ddp.score.mask_rcnn import fetch_weights
+
+    return Weights(fetch_weights(config.value("detector.weights")), fetch_encoder(config.clip))
+
+
+def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
+    """Both models on the rank's device, in the configured precision."""
+    from plgen_ddp.score.mask_rcnn import MaskRcnn, read_detector_config
+
+    cfg = read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
+    proposals = MaskRcnn(cfg, weights.detector, config.detector, device)
+    encoder = load_encoder(config.clip, weights.encoder, device)
+    if config.clip.compile:
+        encoder.compile(clip_batch_size(config.clip, device))
+    return Models(proposals, encoder)
+
+
+def clip_batch_size(options: ClipConfig, device: torch.device) -> int:
+    """Crops in a CLIP batch on `device`: what fills a GPU, and what stays in a CPU's cache."""
+    return options.batch_size or (512 if device.type == "cuda" else 32)
+
+
+def fills_clip_batches(options: ClipConfig, device: torch.device) -> bool:
+    """Whether the last CLIP batch of a unit is filled up. A CPU takes any shape, and filling up cost a tenth of CLIP's
+    time where units are single images."""
+    return device.type == "cuda" or options.compile
+
+
+def plan_work(config: Config, dataset: Dataset, models: Models) -> list[np.ndarray]:
+    """Opens the store and returns the units that it lacks: positions in `dataset.index`. For one rank to decide.
+
+    Raises:
+        UserError: the store was made from other data, weights or settings.
+    """
+    run, store = config.run, store_of(config)
+    store.open_for_scoring(
+        Manifest(
+            dim=models.encoder.dim,
+            similarity=models.encoder.similarity,
+            identity={
+                "dataset": {"digest": dataset.digest, "images": dataset.size},
+                "detector": models.proposals.identity(),
+                "clip": models.encoder.identity(),
+            },
+            versions=installed_versions("plgen_ddp", "torch", "torchvision", "numpy", "cv2", "clip"),
+            annotations=str(Path(config.value("data.annotations")).resolve()),
+        )
+    )
+    if run.retry_failures:
+        store.drop_parts_with_failures(dataset.index.image_ids.tolist())
+    # A GPU needs whole batches; a CPU takes images one by one, and ranks of small units end together.
+    smallest = run.images_per_batch if models.proposals.device.type == "cuda" else 1
+    units = plan_units(dataset.index, models.proposals.padded_size, run.images_per_part, smallest)
+    scored = np.isin(dataset.index.image_ids, np.fromiter(store.part_of_images(), np.int64))
+    left = [unit[~scored[unit]] for unit in units]
+    return [unit for unit in left if len(unit)]
+
+
+def score_units(
+    config: Config, index: ImageIndex, units: Sequence[np.ndarray], models: Models, advance: Callable[[int], None]
+) -> RankSummary:
+    """Scores the units and writes a part for each. Calls `advance` with the number of images of each batch."""
+    device = models.proposals.device
+    encoder = RegionEncoder(
+        models.encoder,
+        device=device,
+        batch_size=clip_batch_size(config.clip, device),
+        fill=fills_clip_batches(config.clip, device),
+        scales=config.clip.crop_scales,
+        min_size=config.detector.min_box_size,
+        min_objectness=config.detector.min_objectness,
+    )
+    sampler = UnitBatchSampler(units, config.run.images_per_batch)
+    start = time.perf_counter()
+    images = 0
+    with image_batches(index, sampler, config.run.workers, device) as decoded, PartWriter(store_of(config)) as writer:
+        awaited = Awaited("wait", decoded)
+        batches = on_device(awaited, device)
+        for unit in units:
+            failures: list[Regions] = []
+            for batch in itertools.islice(batches, sampler.batches_in(unit)):
+                encoder.add(batch, models.proposals(batch))
+                failures += batch.failures
+                advance(len(batch) + len(batch.failures))
+            writer.write(functools.partial(_rows, encoder.flush(), failures))
+            images += len(unit)
+    add_seconds("write", writer.seconds)
+    return RankSummary(
+        images=images,
+        boxes=writer.boxes,
+        seconds=time.perf_counter() - start,
+        waited=awaited.seconds,
+        peak_memory=peak_memory(),
+        peak_gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+    )
+
+
+def check_coverage(config: Config, dataset: Dataset) -> list[tuple[int, str, str]]:
+    """Checks that every image of the dataset is in exactly one part, and removes what killed writers left.
+
+    Returns:
+        (image id, stage, reason) of those that could not be scored.
+
+    Raises:
+        UserError: an image is missing or in two parts.
+    """
+    store = store_of(config)
+    stored = store.part_of_images()
+    image_ids = dataset.index.image_ids.tolist()
+    missing = [image_id for image_id in image_ids if image_id not in stored]
+    if missing:
+        raise UserError(f"{len(missing)} images are in no part of {store.folder}, the first is {missing[0]}; run again")
+    store.sweep()
+    return store.failures(image_ids)
+
+
+def _rows(regions: PendingRegions, failures: Sequence[Regions]) -> list[Regions]:
+    """The rows of a part, by image id. Waits for a GPU, so it belongs into the writer's thread."""
+    return sorted([*regions.wait(), *failures], key=lambda row: row.image_id)

@@ -1,0 +1,353 @@
+"""From images to class-agnostic box proposals: those of the RPN, refined by the RoI box head.
+
+With `plgen_ddp.proposal_training` the only importer of detectron2.
+
+The recipe is VL-PLM's: proposals in RPN order, each refined by several passes of the box head, objectness stays the
+RPN's. Every box is refined on its own, so only the boxes that are kept go through the passes, bit for bit the same.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from yaml import YAMLError
+
+from plgen_ddp.config import DetectorConfig, deciding
+from plgen_ddp.device import DTYPES, resolve_precision
+from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.files import file_sha256
+from plgen_ddp.score.images import ImageBatch
+from plgen_ddp.score.proposals import Proposals
+from plgen_ddp.score.resample import resize_images
+from plgen_ddp.score.timing import stage
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # detectron2 scripts functions at import, which newer torch deprecates
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.data.transforms import ResizeShortestEdge
+    from detectron2.layers import FrozenBatchNorm2d
+    from detectron2.modeling import build_model
+    from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
+    from detectron2.structures import Boxes, ImageList
+    from detectron2.utils.file_io import PathManager
+
+# Two things of detectron2 that newer torch speaks of at run time, once in every rank, and no user can mend.
+warnings.filterwarnings("ignore", message="torch.meshgrid")
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+# detectron2 reads URLs and its own prefixes; anything else is a file.
+_REMOTE = ("http://", "https://", "detectron2://")
+
+
+def read_detector_config(path: Path, options: DetectorConfig | None = None) -> CfgNode:
+    """The detectron2 configuration at `path`, checked to be one that stage 1 can run.
+
+    Args:
+        options: its RPN settings take the place of the file's; None: the file's stay, for training.
+
+    Raises:
+        UserError: not readable, an unknown key, Python objects in the YAML, not a two-stage detector with one class.
+    """
+    cfg = get_cfg()
+    try:
+        # detectron2 warns and falls back to unsafe YAML unless told otherwise.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (YAMLError, KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
+        raise UserError(f"detector.config: {path} is not a detectron2 config: {one_line(error)}") from None
+    model = cfg.MODEL
+    for key, value, wanted in (
+        ("META_ARCHITECTURE", model.META_ARCHITECTURE, "GeneralizedRCNN"),
+        ("PROPOSAL_GENERATOR.NAME", model.PROPOSAL_GENERATOR.NAME, "RPN"),
+        ("ROI_HEADS.NUM_CLASSES", model.ROI_HEADS.NUM_CLASSES, 1),
+    ):
+        if value != wanted:
+            raise UserError(
+                f"detector.config: MODEL.{key} of {path} is {value!r}; a class-agnostic detector has {wanted!r}"
+            )
+    return with_rpn_options(cfg, options) if options else cfg
+
+
+def with_rpn_options(cfg: CfgNode, options: DetectorConfig) -> CfgNode:
+    """A copy of `cfg` with the RPN settings of stage 1."""
+    cfg = cfg.clone()
+    cfg.MODEL.RPN.NMS_THRESH = options.rpn_nms_iou
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = options.rpn_proposals
+    return cfg
+
+
+def fetch_weights(weights: str) -> Path:
+    """The local file of `detector.weights`; a URL is downloaded into detectron2's cache.
+
+    Raises:
+        UserError: no such file, a download that failed, or no checkpoint of tensors.
+    """
+    if weights.startswith(_REMOTE):
+        try:
+            path = Path(PathManager.get_local_path(weights))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"detector.weights: cannot download {weights}: {one_line(error)}") from None
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(f"detector.weights: no file at {weights}")
+    if path.suffix == ".pkl":
+        raise UserError(
+            f"detector.weights: {path} is a pickle, which can run code when it is read; "
+            "load it in detectron2 and save the model's state_dict with torch.save as .pth"
+        )
+    _read_state_dict(path)
+    return path
+
+
+class MaskRcnn:
+    """A class-agnostic two-stage detector that turns batches of images into proposals."""
+
+    def __init__(
+        self, cfg: CfgNode, weights: Path | dict[str, Tensor], options: DetectorConfig, device: torch.device
+    ) -> None:
+        """Builds the model that `cfg` describes and loads `weights`: a file (from `fetch_weights`) or a state dict.
+
+        Raises:
+            UserError: the weights are not those of this configuration.
+        """
+        # Of the model alone: where it runs and where somebody once trained it change nothing.
+        model = {key: value for key, value in cfg.MODEL.items() if key not in ("DEVICE", "WEIGHTS")}
+        described = json.dumps([model, cfg.INPUT], sort_keys=True, default=str)
+        self._config_digest = hashlib.sha256(described.encode()).hexdigest()
+        self._weights = weights
+        cfg = cfg.clone()
+        cfg.MODEL.DEVICE = str(device)
+        self._cfg = cfg
+        self._options = options
+        self.device = device
+        self.precision = resolve_precision(options.precision, device)
+        with quiet_detectron2():
+            self.model: Any = build_model(cfg).eval()
+            if isinstance(weights, Path):
+                _load_weights(self.model, weights)
+            else:
+                self.model.load_state_dict(weights)
+        self.model.requires_grad_(False)
+        heads = self.model.roi_heads  # a cascade is a StandardROIHeads, and so are heads of rotated boxes
+        if not isinstance(heads, (StandardROIHeads, Res5ROIHeads)) or isinstance(heads, RROIHeads):
+            raise UserError(
+                f"detector.config: {cfg.MODEL.ROI_HEADS.NAME} is not supported; "
+                "use StandardROIHeads, CascadeROIHeads or Res5ROIHeads"
+            )
+        if self.precision != "fp32":
+            _prepare_half_precision(self.model, DTYPES[self.precision])
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the boxes: the options of `detector`, config and weights by content."""
+        assert isinstance(self._weights, Path), "only weights from a file have an identity"
+        return deciding(self._options) | {
+            "config": self._config_digest,
+            "weights": file_sha256(self._weights),
+            "precision": self.precision,
+        }
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) to which an image is resized before padding: detectron2's ResizeShortestEdge."""
+        shortest, longest = self._cfg.INPUT.MIN_SIZE_TEST, self._cfg.INPUT.MAX_SIZE_TEST
+        height, width = ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+        return max(height, 1), max(width, 1)  # an image of one line, thousands of pixels long, is still an image
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) of the network's input for an image of this size, as `ImageList.from_tensors` pads it."""
+        constraints = self.model.backbone.padding_constraints
+        if square := constraints.get("square_size", 0):
+            return square, square
+        step = constraints.get("size_divisibility", self.model.backbone.size_divisibility) or 1
+        height, width = self.input_size(height, width)
+        return -(-height // step) * step, -(-width // step) * step
+
+    @torch.inference_mode()
+    def __call__(self, batch: ImageBatch) -> list[Proposals]:
+        """Proposals for a batch whose pixels are on the model's device.
+
+        A CPU gains nothing from a batch, and oneDNN's convolutions sum differently for each batch size: there, images
+        go through one by one, so that proposals do not depend on what they are batched with, in any bit.
+        """
+        if self.device.type == "cpu":
+            return [proposals for single in batch.singles() for proposals in self._propose(single)]
+        return self._propose(batch) if len(batch) else []
+
+    def _propose(self, batch: ImageBatch) -> list[Proposals]:
+        with stage("detector"):
+            images = self.preprocess(batch)
+            with self._autocast():
+                features = self.model.backbone(images.tensor)
+                # RoIAlign reads them channel by channel, ten times over.
+                plain = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
+                features = {name: feature.to(**plain) for name, feature in features.items()}
+                instances, _ = self.model.proposal_generator(images, features, None)
+            kept = [proposals[: self._options.max_boxes] for proposals in instances]
+        with stage("refine"):
+            boxes = self.refine(features, [proposals.proposal_boxes.tensor for proposals in kept])
+        return [
+            Proposals(
+                image_id, self._to_original(found, resized, (height, width)), proposals.objectness_logits.sigmoid()
+            )
+            for image_id, found, proposals, resized, height, width in zip(
+                batch.image_ids, boxes, kept, images.image_sizes, batch.heights, batch.widths, strict=True
+            )
+        ]
+
+    def preprocess(self, batch: ImageBatch) -> ImageList:
+        """The network's input: resized, normalised, zero-padded to one size. BGR, float32."""
+        sizes = [self.input_size(*extent) for extent in zip(batch.heights, batch.widths, strict=True)]
+        resized = resize_images(batch.pixels_bgr, batch.heights, batch.widths, sizes)
+        if self.model.input_format == "RGB":
+            resized = [image.flip(0) for image in resized]
+        mean, std = self.model.pixel_mean, self.model.pixel_std
+        return ImageList.from_tensors(
+            [(image.float() - mean) / std for image in resized],
+            self.model.backbone.size_divisibility,
+            padding_constraints=self.model.backbone.padding_constraints,
+        )
+
+    def refine(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """`refine_steps` passes of the box head over boxes (n_i, 4) of each image, xyxy in network input pixels.
+
+        No clipping between the passes, as in the recipe.
+        """
+        counts = [len(found) for found in boxes]
+        passes = _box_passes(self.model.roi_heads, features)
+        current = torch.cat(list(boxes))
+        for _ in range(self._options.refine_steps if len(current) else 0):
+            for deltas_of, transform in passes:
+                with self._autocast():
+                    deltas = deltas_of([Boxes(found) for found in current.split(counts)])
+                moved = transform.apply_deltas(deltas.float(), current)
+                current = moved.view(len(current), -1, 4).mean(dim=1)
+        return list(current.split(counts))
+
+    def _to_original(self, boxes: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
+        """Each axis by its own ratio: the rounded sizes differ between them by up to 0.3 px in 640."""
+        x = boxes[:, 0::2] * (original[1] / resized[1])
+        y = boxes[:, 1::2] * (original[0] / resized[0])
+        return torch.stack([x, y], dim=2).flatten(1)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.precision])
+
+
+def _prepare_half_precision(model: Any, dtype: torch.dtype) -> None:
+    """Lays convolutions out as half-precision kernels want them, folds their frozen batch norms into them, and casts
+    what multiplies: autocast would cast the weights anew for every image and pass, since they need no gradient.
+
+    Not in float32: nothing is gained from the layout there, and folding would move the recipe's last bits.
+    """
+    model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        norm = getattr(module, "norm", None)
+        if isinstance(module, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+            module.weight, module.bias = fuse_conv_bn_weights(
+                module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            module.norm = None  # type: ignore[assignment]
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            module.to(dtype)
+    head = model.proposal_generator.rpn_head
+    for name in ("objectness_logits", "anchor_deltas"):
+        setattr(head, name, _InFloat32(getattr(head, name)))
+
+
+class _InFloat32(nn.Module):
+    """A layer in float32 under autocast too: bfloat16's 8 bits are too few for a logit that orders a thousand boxes."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.float()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.layer(inputs.float())
+
+
+def _box_passes(roi_heads: Any, features: dict[str, Tensor]) -> list[tuple[Callable[[list[Boxes]], Tensor], Any]]:
+    """What one refinement applies in turn, several for a cascade: (boxes to deltas, what moves boxes by deltas)."""
+    if isinstance(roi_heads, Res5ROIHeads):
+        maps = [features[name] for name in roi_heads.in_features]
+        shared = roi_heads._shared_roi_transform
+        predictor = roi_heads.box_predictor
+        return [(lambda boxes: predictor(shared(maps, boxes).mean(dim=[2, 3]))[1], predictor.box2box_transform)]
+    maps = [features[name] for name in roi_heads.box_in_features]
+    cascade = isinstance(roi_heads, CascadeROIHeads)
+    heads = roi_heads.box_head if cascade else [roi_heads.box_head]
+    predictors = roi_heads.box_predictor if cascade else [roi_heads.box_predictor]
+
+    def deltas_of(head: nn.Module, predictor: nn.Module, boxes: list[Boxes]) -> Tensor:
+        return predictor(head(roi_heads.box_pooler(maps, boxes)))[1]
+
+    return [
+        (functools.partial(deltas_of, head, predictor), predictor.box2box_transform)
+        for head, predictor in zip(heads, predictors, strict=True)
+    ]
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, which reads tensors and plain containers only: a checkpoint cannot run code."""
+
+    def _torch_load(self, f: str) -> Any:
+        return torch.load(f, map_location="cpu", weights_only=True)
+
+
+def _load_weights(model: nn.Module, weights: Path) -> None:
+    # Compared before loading: detectron2 only logs what does not fit and goes on with random weights.
+    given, own = _read_state_dict(weights), model.state_dict()
+    needed = [name for name in own if not name.startswith(("pixel_", "roi_heads.mask_", "roi_heads.keypoint_"))]
+    missing = [name for name in needed if not isinstance(given.get(name), Tensor)]
+    if missing:
+        raise UserError(
+            f"detector.weights: {weights} lacks {len(missing)} of the {len(needed)} tensors of detector.config, "
+            f"the first is {missing[0]}"
+        )
+    wrong = [name for name in needed if given[name].shape != own[name].shape]
+    if wrong:
+        raise UserError(
+            f"detector.weights: {wrong[0]} of {weights} has shape {tuple(given[wrong[0]].shape)}, "
+            f"detector.config needs {tuple(own[wrong[0]].shape)} ({len(wrong)} tensors differ)"
+        )
+    SafeCheckpointer(model).load(str(weights))
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {one_line(error)}") from None
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not any(str(name).startswith("proposal_generator.") for name in state):
+        raise UserError(f"detector.weights: {path} holds no detectron2 detector: no proposal_generator.* tensors in it")
+    return state
+
+
+@contextlib.contextmanager
+def quiet_detectron2() -> Iterator[None]:
+    """Every rank would log each loaded tensor; what matters is checked and raised above."""
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,118 @@
+"""Names: found in the JSON or named with what to write instead; prompts as the recipe makes them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plgen_ddp.coco import Category
+from plgen_ddp.config import load_config
+from plgen_ddp.errors import UserError
+from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
+from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
+
+CONFIG = Path(__file__).parents[2] / "configs" / "coco_vlplm.yaml"
+CATEGORIES = [Category(3, "cat"), Category(1, "dog"), Category(7, "dining table"), Category(9, "bus")]
+
+
+def vocabulary_of(text, tmp_path):
+    path = tmp_path / "names.yaml"
+    path.write_text(text)
+    return read_vocabulary(load_config(CONFIG, [f"label.vocabulary={path}"]))
+
+
+def test_the_coco_split_is_48_base_and_17_novel_names():
+    vocabulary = read_vocabulary(load_config(CONFIG))
+    assert (len(vocabulary.base), len(vocabulary.novel)) == (48, 17)
+    assert vocabulary.novel[0] == "umbrella" and vocabulary.novel[-1] == "knife"
+
+
+def test_novel_ids_follow_the_names_and_not_the_json(tmp_path):
+    novel, base = vocabulary_of("novel: [bus, cat]\nbase: [dog]", tmp_path).category_ids(CATEGORIES)
+    assert (novel, base) == ([9, 3], {1})
+
+
+def test_without_base_every_other_category_is_base(tmp_path):
+    config = load_config(CONFIG, ["label.vocabulary=[bus]"])
+    assert read_vocabulary(config).category_ids(CATEGORIES) == ([9], {1, 3, 7})
+    assert vocabulary_of("novel: [bus]\nbase: []", tmp_path).category_ids(CATEGORIES) == ([9], set())
+
+
+@pytest.mark.parametrize("text", ["novel: [buss, cat]", "novel: [cat]\nbase: [buss]"])
+def test_a_name_that_the_json_lacks_comes_with_the_nearest_one(tmp_path, text):
+    with pytest.raises(UserError, match="'buss'; did you mean 'bus'"):
+        vocabulary_of(text, tmp_path).category_ids(CATEGORIES)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("novel: [cat, dog, cat]", "given twice: cat"),
+        ("novel: [cat]\nbase: [cat]", "given twice: cat"),
+        ("novel: [cat]\ndistractors: [cat]", "given twice: cat"),
+        ("novel: []", "no novel name"),
+        ("base: [cat]", "no novel name"),
+        ("novell: [cat]", "unknown key 'novell'; did you mean 'novel'"),
+        ("novel: cat", "novel must be a list"),
+        ("novel: [cat, no]", "quote a name"),
+        ("novel: [cat]\naliases: {dog: [hound]}", "aliases for 'dog', which is not scored"),
+        ("3", "not valid YAML|expected a file"),
+    ],
+)
+def test_a_wrong_vocabulary_says_what_is_wrong(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        vocabulary_of(text, tmp_path)
+
+
+def test_the_published_templates_are_63():
+    templates = read_templates(load_config(CONFIG))
+    assert len(templates) == 63
+    assert templates[0] == "There is {article} {} in the scene."
+
+
+@pytest.mark.parametrize("template", ["a photo.", "a photo of {name}.", "a photo of {", "{} and {}"])
+def test_a_template_without_exactly_a_place_for_the_name_is_refused(template):
+    with pytest.raises(UserError, match="must hold"):
+        read_templates(load_config(CONFIG, [f"label.templates=['{template}']"]))
+
+
+def test_prompts_have_the_article_and_spoken_names():
+    assert prompts(["dining_table", "Orange", "cup/mug"], ["{article} {}.", "the {}"]) == [
+        "a dining table.",
+        "the dining table",
+        "an Orange.",
+        "the Orange",
+        "a cup or mug.",
+        "the cup or mug",
+    ]
+
+
+def encoder(calls):
+    def encode(texts):
+        calls.append(list(texts))
+        rows = np.array([np.random.default_rng(len(text)).standard_normal(4) for text in texts], np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return lambda: encode
+
+
+def test_a_name_is_embedded_once_and_an_alias_takes_its_place(tmp_path):
+    calls = []
+    templates = ("a {}", "the {}")
+    first = TextEmbeddings(tmp_path, templates, 4).embed([("cat",), ("tv", "television")], encoder(calls))
+    assert calls == [["a cat", "the cat"], ["a tv", "the tv", "a television", "the television"]]
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+    again = TextEmbeddings(tmp_path, templates, 4).embed([("tv", "television"), ("dog",)], encoder(calls))
+    assert calls[2:] == [["a dog", "the dog"]]
+    np.testing.assert_array_equal(again[0], first[1])
+    TextEmbeddings(tmp_path, ("one {}",), 4).embed([("cat",)], encoder(calls))
+    assert calls[3:] == [["one cat"]], "other templates are other embeddings"
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    calls = []
+    TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",)], encoder(calls))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:50])
+    TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",)], encoder(calls))
+    assert len(calls) == 2
