@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from plgen_ddp.console import identify_process
 from plgen_ddp.errors import PeerError, UserError, one_line, user_message
 
 T = TypeVar("T")
@@ -42,6 +44,8 @@ class World:
 
         gradients: the group also averages gradients (DistributedDataParallel), those on CUDA devices through NCCL.
         """
+        error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        identify_process(int(os.environ.get("RANK", "0")), Path(error_file) if error_file else None)
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls()
         try:

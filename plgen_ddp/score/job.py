@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import ClipConfig, Config
+from plgen_ddp.console import print_line
 from plgen_ddp.device import installed_versions, peak_memory
 from plgen_ddp.encoders.encoder import Encoder
 from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
@@ -23,6 +25,8 @@ from plgen_ddp.score.proposals import ProposalSource
 from plgen_ddp.score.regions import PendingRegions, RegionEncoder
 from plgen_ddp.score.timing import Awaited, add_seconds
 from plgen_ddp.store import Manifest, PartWriter, store_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,21 @@ def fills_clip_batches(options: ClipConfig, device: torch.device) -> bool:
     return device.type == "cuda" or options.compile
 
 
-def plan_work(config: Config, dataset: Dataset, models: Models) -> list[np.ndarray]:
-    """Opens the store and returns the units that it lacks: positions in `dataset.index`. For one rank to decide.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is left to do.
+
+    Attributes:
+        units: positions in `Dataset.index` of the images of each part that is to be made, int64.
+        stored: images that the store has already.
+    """
+
+    units: list[np.ndarray]
+    stored: int
+
+
+def plan_work(config: Config, dataset: Dataset, models: Models) -> Plan:
+    """Opens the store and plans the parts that it lacks. For one rank to decide.
 
     Raises:
         UserError: the store was made from other data, weights or settings.
@@ -123,7 +140,10 @@ def plan_work(config: Config, dataset: Dataset, models: Models) -> list[np.ndarr
     units = plan_units(dataset.index, models.proposals.padded_size, run.images_per_part, smallest)
     scored = np.isin(dataset.index.image_ids, np.fromiter(store.part_of_images(), np.int64))
     left = [unit[~scored[unit]] for unit in units]
-    return [unit for unit in left if len(unit)]
+    plan = Plan([unit for unit in left if len(unit)], int(scored.sum()))
+    if plan.stored and plan.units:
+        print_line(f"{plan.stored} of {len(scored)} images are in the store already; scoring the others", error=True)
+    return plan
 
 
 def score_units(
@@ -153,6 +173,7 @@ def score_units(
                 failures += batch.failures
                 advance(len(batch) + len(batch.failures))
             writer.write(functools.partial(_rows, encoder.flush(), failures))
+            log.info("scored a unit of %d images, the first is %d", len(unit), index.image_ids[unit[0]])
             images += len(unit)
     add_seconds("write", writer.seconds)
     return RankSummary(
