@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 from plgen_ddp.config import command_line, load_config
 from plgen_ddp.console import one_line_errors, print_labels
-from plgen_ddp.label.job import Labelling
+from plgen_ddp.label.job import REQUIRED, Labelling
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = command_line(__doc__).parse_intermixed_args(words)
     with one_line_errors():
-        print_labels(Labelling(load_config(arguments.config, arguments.overrides)).run())
+        print_labels(Labelling(load_config(arguments.config, arguments.overrides, REQUIRED)).run())
     return 0
 
 

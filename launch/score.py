@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from plgen_ddp.config import Config, command_line, load_config
 from plgen_ddp.console import Progress, one_line_errors, print_labels, print_scoring
 from plgen_ddp.device import prepare_device
+from plgen_ddp.label.job import REQUIRED as LABELLING_REQUIRES
 from plgen_ddp.label.job import Labelling, check_labelling
 from plgen_ddp.score.images import units_of_rank
+from plgen_ddp.score.job import REQUIRED as SCORING_REQUIRES
 from plgen_ddp.score.job import check_coverage, fetch, load_models, plan_work, read_dataset, score_units
 from plgen_ddp.world import World
 
@@ -27,10 +29,11 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
         if arguments.label_only:
-            print_labels(Labelling(load_config(arguments.config, arguments.overrides)).run())
+            print_labels(Labelling(load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)).run())
             return 0
+        required = SCORING_REQUIRES if arguments.no_label else (*SCORING_REQUIRES, *LABELLING_REQUIRES)
         with World.from_env() as world:
-            config = world.from_main(lambda: load_config(arguments.config, arguments.overrides))
+            config = world.from_main(lambda: load_config(arguments.config, arguments.overrides, required))
             failed = score(world, config, label=not arguments.no_label)
         if not world.is_main:
             return 0

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from plgen_ddp import __version__
 from plgen_ddp.coco import CocoFile, Image
-from plgen_ddp.config import Config
+from plgen_ddp.config import Config, given, require
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output, file_sha256
@@ -24,6 +24,9 @@ from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
 from plgen_ddp.records import LabelSummary, PseudoLabels, Regions, Similarity
 from plgen_ddp.store import Manifest, RegionStore, store_of
+
+# Options that have no default and that every labelling needs.
+REQUIRED = ("label.vocabulary", "label.templates", "run.output")
 
 
 class Labelling:
@@ -35,7 +38,7 @@ class Labelling:
             UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
         """
         self._config = config
-        self._path = Path(config.label.output or Path(config.value("run.output"), "labels.json"))
+        self._path = Path(config.label.output or Path(given(config.run.output), "labels.json"))
         self._coco = self._file_to_label()
         inputs = {
             "the JSON to label": self._coco.path,
@@ -122,7 +125,8 @@ class Labelling:
             return CocoFile(config.label.annotations, "label.annotations")
         if config.data.annotations is None and (recorded := store_of(config).manifest().annotations):
             return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
-        return CocoFile(config.value("data.annotations"), "data.annotations")
+        require(config, "data.annotations")
+        return CocoFile(given(config.data.annotations), "data.annotations")
 
     def _images_to_label(self, images: Sequence[Image]) -> list[int]:
         """The JSON's images; with `data.limit`, those of them that stage 1 was limited to."""
@@ -132,7 +136,8 @@ class Labelling:
             return image_ids
         if config.label.annotations is None:
             return image_ids[: config.data.limit]
-        scored = CocoFile(config.value("data.annotations"), "data.annotations").images()[: config.data.limit]
+        require(config, "data.annotations")
+        scored = CocoFile(given(config.data.annotations), "data.annotations").images()[: config.data.limit]
         return sorted(set(image_ids) & {image.id for image in scored})
 
     def _label_parts(
