@@ -37,7 +37,7 @@ from plgen_ddp.benchmark.seeded_models import (
     write_tiny_detector,
 )
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import ClipConfig, Config, load_config
+from plgen_ddp.config import ClipConfig, Config, given, load_config
 from plgen_ddp.console import one_line_errors
 from plgen_ddp.device import DTYPES, peak_memory, prepare_device, resolve_precision
 from plgen_ddp.encoders.loading import load_encoder
@@ -275,7 +275,7 @@ def _child(words: Sequence[str | Path], environment: dict[str, str]) -> Measurem
 
 
 def _config(words: Sequence[str]) -> Config:
-    return load_config(_REPOSITORY / "configs" / "coco_vlplm.yaml", words)
+    return load_config("coco_vlplm", words)
 
 
 @dataclass(frozen=True)
@@ -395,9 +395,9 @@ def _run_reference(config: Config, result: Path) -> None:
     DetectionCheckpointer(detector).load(config.detector.weights)
     clip_model, preprocess = clip.load(config.clip.model, device=device)
     images = index_images(
-        CocoFile(config.value("data.annotations"), "data.annotations").images(),
-        config.value("data.image_root"),
-        Path(config.value("data.annotations")),
+        CocoFile(given(config.data.annotations), "data.annotations").images(),
+        given(config.data.image_root),
+        Path(given(config.data.annotations)),
     ).first(config.data.limit)
     loaded = time.perf_counter()
 
@@ -604,7 +604,7 @@ def _regions(store: RegionStore) -> dict[int, Tensor]:
 
 
 def _preset(name: str, overrides: Sequence[str]) -> Config:
-    return load_config(_REPOSITORY / "configs" / f"coco_{name}.yaml", overrides)
+    return load_config(f"coco_{name}", overrides)
 
 
 def _labels(inputs: Inputs, store: RegionStore) -> Iterator[tuple[str, PseudoLabels]]:

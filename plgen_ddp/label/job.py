@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from plgen_ddp import __version__
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import Config
+from plgen_ddp.config import Config, given, require
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output, file_sha256
@@ -26,6 +26,9 @@ from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
 from plgen_ddp.records import LabelSummary, PseudoLabels, Regions, Similarity
 from plgen_ddp.store import Manifest, RegionStore, store_of
+
+# Options that have no default and that every labelling needs.
+LABELLING_REQUIRES = ("label.vocabulary", "label.templates", "run.output")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def plan_labelling(config: Config) -> LabelPlan:
     Raises:
         UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
     """
-    output = Path(config.label.output or Path(config.value("run.output"), "labels.json"))
+    output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
     coco = _file_to_label(config)
     inputs = {
         "the JSON to label": coco.path,
@@ -172,7 +175,8 @@ def _file_to_label(config: Config) -> CocoFile:
         return CocoFile(config.label.annotations, "label.annotations")
     if config.data.annotations is None and (recorded := store_of(config).manifest().annotations):
         return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
-    return CocoFile(config.value("data.annotations"), "data.annotations")
+    require(config, "data.annotations")
+    return CocoFile(given(config.data.annotations), "data.annotations")
 
 
 def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:
@@ -181,7 +185,8 @@ def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:
         return image_ids
     if config.label.annotations is None:
         return image_ids[: config.data.limit]
-    scored = CocoFile(config.value("data.annotations"), "data.annotations").images()[: config.data.limit]
+    require(config, "data.annotations")
+    scored = CocoFile(given(config.data.annotations), "data.annotations").images()[: config.data.limit]
     return sorted(set(image_ids) & {image.id for image in scored})
 
 

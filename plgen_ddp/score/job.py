@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import ClipConfig, Config
+from plgen_ddp.config import ClipConfig, Config, given
 from plgen_ddp.console import print_line
 from plgen_ddp.device import installed_versions, peak_memory
 from plgen_ddp.encoders.encoder import Encoder
@@ -27,6 +27,9 @@ from plgen_ddp.score.timing import Awaited, add_seconds
 from plgen_ddp.store import Manifest, PartWriter, store_of
 
 log = logging.getLogger(__name__)
+
+# Options that have no default and that every scoring needs.
+SCORING_REQUIRES = ("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +61,14 @@ def read_dataset(config: Config) -> Dataset:
     """Reads the JSON, finds the images, and checks every file that the job will need, before anything heavy is built.
 
     Raises:
-        UserError: a missing option or file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
+        UserError: a missing file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
     """
     from plgen_ddp.score.mask_rcnn import read_detector_config
 
-    config.require("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
-    read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
-    annotations = Path(config.value("data.annotations"))
+    read_detector_config(Path(given(config.detector.config)), config.detector)
+    annotations = Path(given(config.data.annotations))
     images = CocoFile(annotations, "data.annotations").images()
-    index = index_images(images, config.value("data.image_root"), annotations)
+    index = index_images(images, given(config.data.image_root), annotations)
     return Dataset(index.first(config.data.limit), dataset_digest(images), len(images))
 
 
@@ -74,14 +76,14 @@ def fetch(config: Config) -> Weights:
     """The weight files; those given by name or URL are downloaded into a cache."""
     from plgen_ddp.score.mask_rcnn import fetch_weights
 
-    return Weights(fetch_weights(config.value("detector.weights")), fetch_encoder(config.clip))
+    return Weights(fetch_weights(given(config.detector.weights)), fetch_encoder(config.clip))
 
 
 def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
     """Both models on the rank's device, in the configured precision."""
     from plgen_ddp.score.mask_rcnn import MaskRcnn, read_detector_config
 
-    cfg = read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
+    cfg = read_detector_config(Path(given(config.detector.config)), config.detector)
     proposals = MaskRcnn(cfg, weights.detector, config.detector, device)
     encoder = load_encoder(config.clip, weights.encoder, device)
     if config.clip.compile:
@@ -130,7 +132,7 @@ def plan_work(config: Config, dataset: Dataset, models: Models) -> Plan:
                 "clip": models.encoder.identity(),
             },
             versions=installed_versions("plgen_ddp", "torch", "torchvision", "numpy", "cv2", "clip"),
-            annotations=str(Path(config.value("data.annotations")).resolve()),
+            annotations=str(Path(given(config.data.annotations)).resolve()),
         )
     )
     if run.retry_failures:
