@@ -19,6 +19,7 @@ from pathlib import Path
 from plgen_ddp.config import command_line, load_structured
 from plgen_ddp.console import one_line_errors
 from plgen_ddp.train.training import (
+    REQUIRED,
     ProposalTrainingConfig,
     export_weights,
     fetch_initial_weights,
@@ -35,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with one_line_errors():
         with World.from_env(gradients=True) as world:
             config = world.from_main(
-                lambda: load_structured(ProposalTrainingConfig, arguments.config, arguments.overrides)
+                lambda: load_structured(ProposalTrainingConfig, arguments.config, arguments.overrides, REQUIRED)
             )
             data = world.once_a_node(lambda: read_training_data(config))
             weights = world.once_a_node(lambda: fetch_initial_weights(config))

@@ -88,7 +88,7 @@ def preset(name: str, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: a word that is no option.
     """
-    return load_config(Path(__file__).parents[2] / "configs" / f"coco_{name}.yaml", overrides)
+    return load_config(f"coco_{name}", overrides)
 
 
 def _models(folder: Path, *, tiny: bool) -> Path:

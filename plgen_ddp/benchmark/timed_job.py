@@ -83,7 +83,7 @@ def time_rank(config: Config, result: Path) -> None:
         weights = world.once_a_node(lambda: fetch(config))
         device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
         models = world.everywhere(lambda: load_models(config, weights, device))
-        units = world.from_main(lambda: plan_work(config, dataset, models))
+        units = world.from_main(lambda: plan_work(config, dataset, models)).units
         own = units_of_rank(units, world.rank, world.size)
         loaded = time.perf_counter()
 

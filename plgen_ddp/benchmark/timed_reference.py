@@ -23,7 +23,7 @@ from plgen_ddp.benchmark.inputs import preset
 from plgen_ddp.benchmark.measurement import STAGES, Measurement, peak_gpu_memory, resident_memory
 from plgen_ddp.benchmark.reference_recipe import reference_regions
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import Config
+from plgen_ddp.config import Config, given
 from plgen_ddp.console import one_line_errors
 from plgen_ddp.device import peak_memory, prepare_device
 from plgen_ddp.image_files import ImageIndex, index_images
@@ -81,9 +81,9 @@ def time_reference(config: Config, result: Path) -> None:
 
 
 def _images(config: Config) -> ImageIndex:
-    annotations = Path(config.value("data.annotations"))
+    annotations = Path(given(config.data.annotations))
     images = CocoFile(annotations, "data.annotations").images()
-    return index_images(images, config.value("data.image_root"), annotations).first(config.data.limit)
+    return index_images(images, given(config.data.image_root), annotations).first(config.data.limit)
 
 
 class _Recipe:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from plgen_ddp.coco import Annotation, CocoFile
-from plgen_ddp.config import DetectorConfig, RunConfig, Sections, check
+from plgen_ddp.config import DetectorConfig, RunConfig, check, file_option, given
 from plgen_ddp.device import prepare_device
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
@@ -58,6 +58,9 @@ with warnings.catch_warnings():
 # detectron2's AMPTrainer names autocast by its old place.
 warnings.filterwarnings("ignore", message=r".*torch\.cuda\.amp\.", category=FutureWarning)
 
+# Options that have no default and that every training needs.
+REQUIRED = ("data.annotations", "data.image_root", "data.vocabulary", "detector.config", "run.output")
+
 RECALL_LIMITS = (10, 50, 100)
 RECALL_IOUS = (0.5, 0.75)
 _GROUPS = ("base", "novel")
@@ -71,7 +74,7 @@ class TrainingDataConfig:
     image_root: str | None = None
     """Folder of the images: COCO's root, or the folder that holds the files themselves."""
 
-    vocabulary: Any = None
+    vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
     """The split: a YAML file with `novel` and optionally `base`, or a list of novel names; without `base`, every other
     category is base. The same as `label.vocabulary`."""
 
@@ -84,8 +87,8 @@ class TrainingDataConfig:
 
 @dataclass(frozen=True)
 class InitialDetectorConfig:
-    config: str | None = None
-    """detectron2 YAML of a two-stage detector with one class; from the current folder, or beside the config file."""
+    config: str | None = file_option("detectors/*.yaml")
+    """detectron2 YAML of a two-stage detector with one class: a file, or the name of one in configs/detectors."""
 
     weights: str | None = None
     """Where training starts: a .pth of tensors or a .pkl of arrays (detectron2's ImageNet backbones), a file or a URL
@@ -184,7 +187,7 @@ class TrainingRunConfig:
 
 
 @dataclass(frozen=True)
-class ProposalTrainingConfig(Sections):
+class ProposalTrainingConfig:
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     detector: InitialDetectorConfig = field(default_factory=InitialDetectorConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -241,9 +244,8 @@ def read_training_data(config: ProposalTrainingConfig) -> TrainingData:
         UserError: a missing option or file, a detector configuration that stage 1 could not run, no base annotation to
             learn from.
     """
-    config.require("data.annotations", "data.image_root", "data.vocabulary", "detector.config", "run.output")
     with_masks = read_detector_config(_detector_file(config)).MODEL.MASK_ON
-    path = Path(config.value("data.annotations"))
+    path = Path(given(config.data.annotations))
     coco = CocoFile(path, "data.annotations")
     _, base_ids = read_vocabulary(config, "data.vocabulary").category_ids(coco.categories(), "data.vocabulary")
     annotations = coco.annotations(base_ids)
@@ -260,7 +262,7 @@ def read_training_data(config: ProposalTrainingConfig) -> TrainingData:
             f"data.annotations: no base annotation of {path} has a mask to learn from; "
             "give one, or set MODEL.MASK_ON: false in detector.config"
         )
-    index = index_images(used, config.value("data.image_root"), path)
+    index = index_images(used, given(config.data.image_root), path)
     _check_files(index, "data.image_root")
     with quiet_detectron2():
         records = filter_images_with_only_crowd_annotations(
@@ -312,7 +314,7 @@ def open_output(config: ProposalTrainingConfig, data: TrainingData) -> None:
         "detector.weights": config.detector.weights,
     }
     identity |= {f"train.{name}": value for name, value in asdict(config.train).items()}
-    path = Path(config.value("run.output")) / "training.json"
+    path = Path(given(config.run.output)) / "training.json"
     if path.is_file() and (path.parent / "last_checkpoint").is_file():  # before the first, nothing is lost
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -341,7 +343,7 @@ def train(
     """
     world.from_main(lambda: _check_share(config.train.images_per_step, world.size))
     device = prepare_device(RunConfig(device=config.run.device, threads=config.run.threads), world.local_rank)
-    folder = Path(config.value("run.output"))
+    folder = Path(given(config.run.output))
     for name in ("detectron2", "fvcore"):
         setup_logger(str(folder), distributed_rank=world.rank, name=name, abbrev_name=name)
     cfg = _training_cfg(config, data, device)
@@ -475,9 +477,9 @@ def _read_ground_truth(config: ProposalTrainingConfig) -> GroundTruth | None:
     coco = CocoFile(path, "data.validation_annotations")
     split = read_vocabulary(config, "data.vocabulary")
     novel_ids, base_ids = split.category_ids(coco.categories(), "data.vocabulary")
-    given = config.data.validation_image_root
-    index = index_images(coco.images(), given or config.value("data.image_root"), path)
-    _check_files(index, "data.validation_image_root" if given else "data.image_root")
+    own_root = config.data.validation_image_root
+    index = index_images(coco.images(), own_root or given(config.data.image_root), path)
+    _check_files(index, "data.validation_image_root" if own_root else "data.image_root")
 
     def boxes(category_ids: set[int]) -> dict[int, Tensor]:
         corners: dict[int, list[tuple[float, float, float, float]]] = {}
@@ -497,7 +499,7 @@ def _check_files(index: ImageIndex, key: str) -> None:
 
 
 def _detector_file(config: ProposalTrainingConfig) -> Path:
-    return config.find(config.value("detector.config"), "detector.config")
+    return Path(given(config.detector.config))
 
 
 def _check_share(images: int, ranks: int) -> None:
