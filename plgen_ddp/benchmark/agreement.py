@@ -18,6 +18,7 @@ from plgen_ddp.records import PseudoLabels
 from plgen_ddp.store import RegionStore
 
 PRESETS = ("marvelovd", "vlplm")
+LABELS_REQUIRE = ("label.vocabulary", "label.templates")
 # Two boxes count as the same where their IoU is above this.
 _SAME_BOX_IOU = 0.95
 
@@ -107,7 +108,7 @@ def _labels(inputs: Inputs, store: RegionStore) -> Iterator[tuple[str, PseudoLab
     images = [image for path in store.part_paths() for image in store.read_part(path) if image.failure is None]
     manifest = store.manifest()
     for name in PRESETS:
-        config = preset(name, inputs.overrides)
+        config = preset(name, inputs.overrides, LABELS_REQUIRE)
         vocabulary = read_vocabulary(config)
         cache = TextEmbeddings(inputs.folder / "vocabulary", read_templates(config), manifest.dim)
 

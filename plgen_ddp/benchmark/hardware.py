@@ -19,7 +19,8 @@ def hardware() -> str:
     if torch.cuda.is_available():
         words.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
     words.append(f"torch {torch.__version__}, Python {platform.python_version()}")
-    words.append(_commit() or f"plgen_ddp {plgen_ddp.__version__}")
+    package = Path(plgen_ddp.__file__).parent
+    words.append(commit_of(package) or f"plgen_ddp {plgen_ddp.__version__}")
     return "; ".join(words)
 
 
@@ -34,16 +35,15 @@ def _processor() -> str:
     return f"{name} ({', '.join(flags)})" if flags else name
 
 
-def _commit() -> str:
-    """The commit of the checkout that this package is run from; empty for an installed package."""
-    package = Path(plgen_ddp.__file__).parent
+def commit_of(package: Path) -> str:
+    """The commit of the checkout that holds this package's folder, and whether files changed since; else empty."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(package), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        # A virtual environment often lies inside a checkout of something else, or of this, which is not what runs.
+        # A virtual environment inside a checkout is not that checkout.
         if not git("ls-files", "__init__.py"):
             return ""
         changed = bool(git("status", "--porcelain", "--untracked-files=no"))

@@ -82,13 +82,13 @@ def prepare(folder: Path, count: int, images: Path | None, *, tiny: bool, overri
     return Inputs(folder, count, len(files), (*words, *overrides))
 
 
-def preset(name: str, overrides: Sequence[str]) -> Config:
-    """The shipped configuration for COCO of this name ("vlplm", "marvelovd"), changed by the words.
+def preset(name: str, overrides: Sequence[str], required: Sequence[str] = ()) -> Config:
+    """The packaged configuration for COCO of this name ("vlplm", "marvelovd"), changed by the words.
 
     Raises:
-        UserError: a word that is no option.
+        UserError: a word that is no option, or a required key without a value.
     """
-    return load_config(f"coco_{name}", overrides)
+    return load_config(f"coco_{name}", overrides, required)
 
 
 def _models(folder: Path, *, tiny: bool) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from plgen_ddp.benchmark.agreement import PRESETS, Agreement, compare_stores
+from plgen_ddp.benchmark.agreement import LABELS_REQUIRE, PRESETS, Agreement, compare_stores
 from plgen_ddp.benchmark.hardware import hardware
 from plgen_ddp.benchmark.inputs import Inputs, prepare, preset
 from plgen_ddp.benchmark.measurement import Measurement
@@ -15,7 +15,7 @@ from plgen_ddp.benchmark.tables import agreement_table, growth_table, runs_table
 from plgen_ddp.device import DTYPES, resolve_precision
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.job import available_cores
-from plgen_ddp.label.vocabulary import read_vocabulary
+from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,9 @@ def _check(options: Options, precisions: Sequence[str]) -> None:
     if len(precisions) < 2:
         raise UserError("--agreement compares precisions with the first one; give two or more that this machine has")
     for name in PRESETS:
-        read_vocabulary(preset(name, options.overrides))
+        config = preset(name, options.overrides, LABELS_REQUIRE)
+        read_vocabulary(config)
+        read_templates(config)
 
 
 def _prepare(options: Options, images: int) -> Inputs:
