@@ -17,10 +17,6 @@ from tiny_models import TinyModels
 # Re-exports, until nothing imports them from here.
 __all__ = ["DEVICES", "REPOSITORY", "command", "needs_compiler", "run", "take_images"]
 
-# More threads than cores would make every rank wait for the others' spinning.
-torch.set_num_threads(1)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs, so that the suite checks the same on every machine, unless the GPU's tests are asked for."""
     if not os.environ.get("PLGEN_TEST_GPU"):
@@ -34,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and to be asked for: make test-gpu"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """A command that was called in this process may have changed it; results are compared to the last bit."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
