@@ -5,6 +5,7 @@ augmentation from the seed and the image's place in the order. A resumed trainin
 """
 
 import contextlib
+import copy
 import itertools
 import logging
 import threading
@@ -119,13 +120,14 @@ class TrainingImages(Dataset[dict[str, Any] | None]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any] | None]:
         return list((self._pool.map if self._pool else map)(self.__getitem__, keys))
 
-    def _instances(self, objects: Iterable[TrainingObject], transforms: Any, shape: tuple[int, int]) -> Any:
+    def _instances(self, objects: Sequence[TrainingObject], transforms: Any, shape: tuple[int, int]) -> Any:
         """detectron2's ground truth of one image: boxes, masks, and class 0 for all."""
-        rows = [
-            {"bbox": list(item.box_xywh), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-            | ({"segmentation": item.mask} if item.mask is not None else {})
-            for item in objects
+        rows: list[dict[str, Any]] = [
+            {"bbox": list(item.box_xywh), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0} for item in objects
         ]
+        for row, item in zip(rows, objects, strict=True):
+            if item.mask is not None:  # a copy: the transforms move polygons in place
+                row["segmentation"] = copy.deepcopy(item.mask)
         moved = [transform_instance_annotations(row, transforms, shape) for row in rows]
         instances = annotations_to_instances(moved, shape, mask_format=self._mask_format)
         if self._boxes_from_masks:
