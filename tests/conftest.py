@@ -17,6 +17,7 @@ from tiny_models import TinyModels
 # Re-exports, until nothing imports them from here.
 __all__ = ["DEVICES", "REPOSITORY", "command", "needs_compiler", "run", "take_images"]
 
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hides GPUs, so that the suite checks the same on every machine, unless the GPU's tests are asked for."""
     if not os.environ.get("PLGEN_TEST_GPU"):
