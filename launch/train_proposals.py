@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgen_ddp.config import command_line, load_structured
+from plgen_ddp.command_line import command_line
+from plgen_ddp.config import load_structured
 from plgen_ddp.console import one_line_errors, print_line
 from plgen_ddp.train.checkpoints import open_output
 from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
@@ -51,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line(__doc__)
+    parser = command_line(__doc__, ProposalTrainingConfig)
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the weights alone, float16, compressed")
     return parser.parse_intermixed_args(words)
 
