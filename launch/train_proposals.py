@@ -19,7 +19,7 @@ from pathlib import Path
 from plgen_ddp.config import command_line, load_structured
 from plgen_ddp.console import one_line_errors, print_line
 from plgen_ddp.train.checkpoints import open_output
-from plgen_ddp.train.config import ProposalTrainingConfig
+from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
 from plgen_ddp.train.data import read_training_data
 from plgen_ddp.train.detector import fetch_initial_weights, learns_masks
 from plgen_ddp.train.recall import print_recall
@@ -33,7 +33,9 @@ def main(words: Sequence[str] | None = None) -> int:
     with one_line_errors():
         with World.from_env(gradients=True) as world:
             config = world.from_main(
-                lambda: load_structured(ProposalTrainingConfig, arguments.config, arguments.overrides)
+                lambda: load_structured(
+                    ProposalTrainingConfig, arguments.config, arguments.overrides, TRAINING_REQUIRES
+                )
             )
             with_masks = world.from_main(lambda: learns_masks(config))
             data = world.once_a_node(lambda: read_training_data(config, with_masks=with_masks))

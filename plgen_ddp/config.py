@@ -7,10 +7,10 @@ configs check keys and types; the classes below are frozen, so nothing changes t
 import argparse
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +21,9 @@ from plgen_ddp.errors import UserError, one_line, suggestion
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 T = TypeVar("T")
+
+# Dotted keys that must have a value, or a function that returns them for a loaded configuration.
+Required = Sequence[str] | Callable[[Any], Sequence[str]]
 
 
 def check(holds: bool, key: str, value: object, expected: str) -> None:
@@ -40,6 +43,25 @@ def deciding(section: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class FileOption:
+    """How the file that an option names is looked up; `load_structured` does it.
+
+    packaged: the packaged files that a bare name can mean, such as templates/*.txt; None: none.
+    optional: a file that is not found is a mistake only for a command that requires the option.
+    names: the option can also hold a list of names, so `a,b` is a list unless it is a file.
+    """
+
+    packaged: str | None
+    optional: bool
+    names: bool
+
+
+def file_option(packaged: str | None = None, *, optional: bool = False, names: bool = False) -> Any:
+    """A field, null by default, that names a file; the arguments are those of `FileOption`."""
+    return field(default=None, metadata={"file": FileOption(packaged, optional, names)})
+
+
+@dataclass(frozen=True)
 class DataConfig:
     annotations: str | None = None
     """COCO-format JSON whose images are scored. Stage 1 reads its `images` and nothing else."""
@@ -56,8 +78,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    config: str | None = None
-    """detectron2 YAML of a two-stage detector with one class; from the current folder, or beside the config file."""
+    config: str | None = file_option("detectors/*.yaml", optional=True)
+    """detectron2 YAML of a two-stage detector with one class: a file, or the name of one in configs/detectors."""
 
     weights: str | None = None
     """The detector's checkpoint: a .pth file, or a URL that detectron2 can read."""
@@ -162,11 +184,11 @@ class LabelConfig:
     annotations: str | None = None
     """COCO-format JSON to label; null: `data.annotations`. The store must hold its images, its categories the names."""
 
-    vocabulary: Any = None
+    vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
     """The novel names: a YAML file (`novel`, and optionally `base`, `distractors`, `aliases`), or a list of names.
     Without `base`, every other category of the JSON is base and keeps its annotations."""
 
-    templates: Any = None
+    templates: Any = file_option("templates/*.txt")
     """Prompt templates with `{}` for the name and `{article}` for a/an: a text file, one a line, or a list."""
 
     temperature: float | None = None
@@ -197,40 +219,7 @@ class LabelConfig:
 
 
 @dataclass(frozen=True)
-class Sections:
-    """What the configuration of every command has: named sections, and files that are shipped beside the YAML file."""
-
-    folder: str = "."
-    """Where the YAML file lies: paths to files shipped beside it are looked up there too. Not an option."""
-
-    def require(self, *keys: str) -> None:
-        """Raises for the first of the dotted `keys` that has no value."""
-        for key in keys:
-            self.value(key)
-
-    def value(self, key: str) -> str:
-        """The path or name that the dotted `key` must have.
-
-        Raises:
-            UserError: it has none.
-        """
-        section, name = key.split(".")
-        value = getattr(getattr(self, section), name)
-        if value in (None, ""):
-            raise UserError(f"{key} is not set; add {key}=... to the command or set it in the config")
-        return value
-
-    def find(self, path: str, key: str) -> Path:
-        """The existing file that option `key` means by `path`: from the current folder, else beside the config file."""
-        places = dict.fromkeys((Path(path), Path(self.folder) / path))
-        for place in places:
-            if place.is_file():
-                return place
-        raise UserError(f"{key}: no file at " + " or ".join(str(place) for place in places))
-
-
-@dataclass(frozen=True)
-class Config(Sections):
+class Config:
     data: DataConfig = field(default_factory=DataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
@@ -252,85 +241,192 @@ def command_line(manual: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in YAML file `path`, changed by `section.key=value` words.
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = (), required: Required = ()) -> Config:
+    """The job's configuration: a YAML file, changed by `section.key=value` words.
+
+    Options that name a file hold its path afterwards. It is looked up in the current folder, beside the YAML file, in
+    the packaged configs, and there by name.
+
+    Args:
+        name_or_path: a file, or the name of a packaged config, such as coco_marvelovd.
+        overrides: the words. Each replaces the file's whole value, also where that is a mapping.
+        required: dotted keys that must have a value, or a function that returns them for a loaded configuration.
 
     Raises:
         UserError: no such file, not YAML, an unknown key (with the nearest known one), a value of the wrong type or
-        range.
+            range, an option that names no file, a required key without a value.
     """
-    return load_structured(Config, path, overrides)
+    return load_structured(Config, name_or_path, overrides, required)
 
 
-def load_structured(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """`load_config` for any dataclass of sections; a field `folder` of it gets the config file's folder."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no config file at {path}")
+def load_structured(
+    schema: type[T], name_or_path: str | Path, overrides: Sequence[str] = (), required: Required = ()
+) -> T:
+    """`load_config` for any dataclass of sections."""
+    path = _config_file(name_or_path)
+    content = _read(path)
+    _check_keys(content, schema, str(path))
+    merged: DictConfig = OmegaConf.structured(schema)
+    _make_writable(merged)  # the schema's classes are frozen, which OmegaConf takes as read-only nodes
     try:
-        given = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {_reason(error)}") from None
-    if not isinstance(given, DictConfig):
-        raise UserError(f"{path} does not hold a mapping of sections")
-    # The schema's classes are frozen, which OmegaConf takes as read-only nodes; only the merge may write.
-    merged = OmegaConf.structured(schema)
-    _make_writable(merged)
-    _check_keys(given, schema, str(path))
-    try:
-        merged = OmegaConf.merge(merged, given)
+        merged.merge_with(content)
         for word in overrides:
-            merged = OmegaConf.merge(merged, _parse_override(word, schema))
-        if "folder" in merged:
-            merged.folder = str(path.parent)
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+            OmegaConf.update(merged, *_parse_override(word, schema), merge=False)
+        missing = _resolve_files(merged, schema, path.parent)
+        config: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise UserError(f"{key}{_reason(error)}") from None
+    for key in required(config) if callable(required) else required:
+        require(config, key)
+        if key in missing:
+            raise UserError(missing[key])
+    return config
 
 
-def _parse_override(word: str, schema: type) -> DictConfig:
+def require(config: object, key: str) -> None:
+    """Raises a `UserError` where the dotted `key` has no value."""
+    if option_value(config, key) in (None, ""):
+        raise UserError(f"{key} is not set; add {key}=... to the command or set it in the config")
+
+
+def given(value: T | None) -> T:
+    """The value of an option that the command requires: `load_config` has checked that there is one."""
+    assert value is not None, "the command that loaded the configuration did not require this option"
+    return value
+
+
+def option_value(config: object, key: str) -> Any:
+    """The value of the dotted `key`."""
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def packaged_configs() -> Path:
+    """The folder of the configs that come with the package: `configs/` of a checkout, plgen_ddp/configs installed."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _config_file(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    configs = packaged_configs()
+    for place in (path, configs / f"{name_or_path}.yaml"):
+        if _is_file(place):
+            return place
+    known = sorted(config.stem for config in configs.glob("*.yaml"))
+    hint = suggestion(path.stem, known) or f"; the packaged configs are {', '.join(known)}"
+    raise UserError(f"no config file at {path}, and no packaged config has that name{hint}")
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        content = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {_reason(error)}") from None
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{path} does not hold a mapping of sections")
+    return content
+
+
+def _resolve_files(config: DictConfig, schema: type, beside: Path) -> dict[str, str]:
+    """Replaces the names and paths in file options with the paths of the files.
+
+    Returns:
+        What is wrong with each dotted key whose file was not found and that not every command needs.
+    """
+    missing = {}
+    for key, option in _options(schema).items():
+        lookup: FileOption | None = option.metadata.get("file")
+        value = OmegaConf.select(config, key) if lookup else None
+        if lookup is None or not isinstance(value, str) or value == "":
+            continue
+        places = [Path(value), beside / value, packaged_configs() / value]
+        if lookup.packaged:
+            places.append(packaged_configs() / lookup.packaged.replace("*", value))
+        found = next(filter(_is_file, places), None)
+        if found is not None:
+            OmegaConf.update(config, key, str(found))
+        elif lookup.names and "," in value:
+            OmegaConf.update(config, key, [name.strip() for name in value.split(",")])
+        else:
+            known = [path.stem for path in packaged_configs().glob(lookup.packaged)] if lookup.packaged else []
+            paths = " or ".join(str(place) for place in dict.fromkeys(places[:3]))
+            missing[key] = f"{key}: no file at {paths}{suggestion(value, known)}"
+            if not lookup.optional:
+                raise UserError(missing[key])
+    return missing
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
+
+
+def _options(schema: type) -> dict[str, "Field[Any]"]:
+    """The fields of all sections by dotted key."""
+    sections: dict[str, Any] = {item.name: item.type for item in fields(schema)}
+    return {f"{name}.{item.name}": item for name, section in sections.items() for item in fields(section)}
+
+
+def _parse_override(word: str, schema: type) -> tuple[str, Any]:
+    """(dotted key, value) of a word."""
     if not re.match(r"[A-Za-z_][\w.]*=", word):
         raise UserError(f"{word!r} is not of the form section.key=value")
-    key, _, value = word.partition("=")
+    key, _, text = word.partition("=")
+    options = _options(schema)
+    if key not in options:
+        raise _unknown(key, options, "on the command line")
+    kind = options[key].type
+    if _is_text(text, kind):
+        return key, text
+    if get_origin(kind) is tuple and not text.startswith("["):
+        text = f"[{text}]"
     try:
-        if _is_text(key, value, schema):
-            given = OmegaConf.create({})
-            OmegaConf.update(given, key, value)
-        else:
-            given = OmegaConf.from_dotlist([word])
+        return key, OmegaConf.select(OmegaConf.from_dotlist([f"{key}={text}"]), key)
     except (YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{word!r}: {_reason(error)}") from None
-    _check_keys(given, schema, "the command line")
-    return given
 
 
-def _is_text(key: str, value: str, schema: type) -> bool:
-    """Whether `value` is meant as it stands: a path that looks like a number or holds a # is no YAML. Quotes are."""
-    name, _, option = key.partition(".")
-    section = next((item.type for item in fields(schema) if item.name == name), None)
-    kinds = {item.name: item.type for item in fields(section)} if is_dataclass(section) else {}
-    kind = kinds.get(option)
-    if value == "null" or value.startswith(("'", '"')):
+def _is_text(text: str, kind: Any) -> bool:
+    """Whether `text` is meant as it stands: a path that looks like a number or holds a # is no YAML. Quotes are."""
+    if text == "null" or text.startswith(("'", '"')):
         return False
-    return kind in (str, str | None) or (kind is Any and not value.startswith(("[", "{")))
+    return kind in (str, str | None) or (kind is Any and not text.startswith(("[", "{")))
 
 
-def _check_keys(given: DictConfig, schema: type, source: str) -> None:
-    sections = {item.name: item.type for item in fields(schema) if is_dataclass(item.type)}
-    known = [f"{name}.{item.name}" for name, section in sections.items() for item in fields(section)]
-    for name in [str(section) for section in given]:
+def _check_keys(content: DictConfig, schema: type, path: str) -> None:
+    """Checks that the file has no unknown key. Removes sections that are empty."""
+    options = _options(schema)
+    sections = {item.name for item in fields(schema)}
+    for name in [str(section) for section in content]:
         if name not in sections:
-            raise UserError(f"unknown section {name!r} in {source}{suggestion(name, sections)}")
-        node = given._get_node(name)
-        if not isinstance(node, DictConfig):
-            if given[name] is None and source != "the command line":  # all its keys commented out
-                del given[name]
-                continue
-            raise UserError(f"{name!r} in {source} is a section; write {name}.key=value")
-        for key in map(str, node):
-            if f"{name}.{key}" not in known:
-                raise UserError(f"unknown key {name}.{key} in {source}{suggestion(f'{name}.{key}', known)}")
+            raise _unknown(name, options, f"in {path}")
+        node = content._get_node(name)
+        if isinstance(node, DictConfig):
+            for key in map(str, node):
+                if f"{name}.{key}" not in options:
+                    raise _unknown(f"{name}.{key}", options, f"in {path}")
+        elif content[name] is None:  # all its keys are commented out
+            del content[name]
+        else:
+            raise UserError(f"{name!r} in {path} is a section; write its keys below it")
+
+
+def _unknown(key: str, options: Iterable[str], source: str) -> UserError:
+    """What is wrong with a key that is no option."""
+    sections = list(dict.fromkeys(option.partition(".")[0] for option in options))
+    section, dot, _ = key.partition(".")
+    if key in sections:
+        return UserError(f"{key!r} {source} is a section; write {key}.key=value")
+    if section in sections:
+        return UserError(f"unknown key {key} {source}{suggestion(key, options)}")
+    if not dot and (hint := next((option for option in options if option.endswith(f".{key}")), None)):
+        return UserError(f"unknown key {key} {source}; did you mean {hint!r}?")
+    return UserError(f"unknown section {section!r} {source}{suggestion(section, sections)}")
 
 
 def _make_writable(node: DictConfig) -> None:

@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plgen_ddp.config import Config
+from plgen_ddp.config import Config, given
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
@@ -253,7 +253,7 @@ class RegionStore:
 
 def store_of(config: Config) -> RegionStore:
     """The region store of a run."""
-    return RegionStore(Path(config.value("run.output"), "store"))
+    return RegionStore(Path(given(config.run.output), "store"))
 
 
 class PartWriter:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import ClipConfig, Config
+from plgen_ddp.config import ClipConfig, Config, given
+from plgen_ddp.console import print_line
 from plgen_ddp.device import installed_versions, peak_memory
 from plgen_ddp.encoders.encoder import Encoder
 from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
@@ -23,6 +25,11 @@ from plgen_ddp.score.proposals import ProposalSource
 from plgen_ddp.score.regions import PendingRegions, RegionEncoder
 from plgen_ddp.score.timing import Awaited, add_seconds
 from plgen_ddp.store import Manifest, PartWriter, store_of
+
+log = logging.getLogger(__name__)
+
+# Options that have no default and that every scoring needs.
+SCORING_REQUIRES = ("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +61,14 @@ def read_dataset(config: Config) -> Dataset:
     """Reads the JSON, finds the images, and checks every file that the job will need, before anything heavy is built.
 
     Raises:
-        UserError: a missing option or file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
+        UserError: a missing file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
     """
     from plgen_ddp.score.mask_rcnn import read_detector_config
 
-    config.require("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
-    read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
-    annotations = Path(config.value("data.annotations"))
+    read_detector_config(Path(given(config.detector.config)), config.detector)
+    annotations = Path(given(config.data.annotations))
     images = CocoFile(annotations, "data.annotations").images()
-    index = index_images(images, config.value("data.image_root"), annotations)
+    index = index_images(images, given(config.data.image_root), annotations)
     return Dataset(index.first(config.data.limit), dataset_digest(images), len(images))
 
 
@@ -70,14 +76,14 @@ def fetch(config: Config) -> Weights:
     """The weight files; those given by name or URL are downloaded into a cache."""
     from plgen_ddp.score.mask_rcnn import fetch_weights
 
-    return Weights(fetch_weights(config.value("detector.weights")), fetch_encoder(config.clip))
+    return Weights(fetch_weights(given(config.detector.weights)), fetch_encoder(config.clip))
 
 
 def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
     """Both models on the rank's device, in the configured precision."""
     from plgen_ddp.score.mask_rcnn import MaskRcnn, read_detector_config
 
-    cfg = read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
+    cfg = read_detector_config(Path(given(config.detector.config)), config.detector)
     proposals = MaskRcnn(cfg, weights.detector, config.detector, device)
     encoder = load_encoder(config.clip, weights.encoder, device)
     if config.clip.compile:
@@ -96,8 +102,21 @@ def fills_clip_batches(options: ClipConfig, device: torch.device) -> bool:
     return device.type == "cuda" or options.compile
 
 
-def plan_work(config: Config, dataset: Dataset, models: Models) -> list[np.ndarray]:
-    """Opens the store and returns the units that it lacks: positions in `dataset.index`. For one rank to decide.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is left to do.
+
+    Attributes:
+        units: positions in `Dataset.index` of the images of each part that is to be made, int64.
+        stored: images that the store has already.
+    """
+
+    units: list[np.ndarray]
+    stored: int
+
+
+def plan_work(config: Config, dataset: Dataset, models: Models) -> Plan:
+    """Opens the store and plans the parts that it lacks. For one rank to decide.
 
     Raises:
         UserError: the store was made from other data, weights or settings.
@@ -113,7 +132,7 @@ def plan_work(config: Config, dataset: Dataset, models: Models) -> list[np.ndarr
                 "clip": models.encoder.identity(),
             },
             versions=installed_versions("plgen_ddp", "torch", "torchvision", "numpy", "cv2", "clip"),
-            annotations=str(Path(config.value("data.annotations")).resolve()),
+            annotations=str(Path(given(config.data.annotations)).resolve()),
         )
     )
     if run.retry_failures:
@@ -123,7 +142,10 @@ def plan_work(config: Config, dataset: Dataset, models: Models) -> list[np.ndarr
     units = plan_units(dataset.index, models.proposals.padded_size, run.images_per_part, smallest)
     scored = np.isin(dataset.index.image_ids, np.fromiter(store.part_of_images(), np.int64))
     left = [unit[~scored[unit]] for unit in units]
-    return [unit for unit in left if len(unit)]
+    plan = Plan([unit for unit in left if len(unit)], int(scored.sum()))
+    if plan.stored and plan.units:
+        print_line(f"{plan.stored} of {len(scored)} images are in the store already; scoring the others", error=True)
+    return plan
 
 
 def score_units(
@@ -153,6 +175,7 @@ def score_units(
                 failures += batch.failures
                 advance(len(batch) + len(batch.failures))
             writer.write(functools.partial(_rows, encoder.flush(), failures))
+            log.info("scored a unit of %d images, the first is %d", len(unit), index.image_ids[unit[0]])
             images += len(unit)
     add_seconds("write", writer.seconds)
     return RankSummary(

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from plgen_ddp.config import given
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256, write_atomically
 from plgen_ddp.score.mask_rcnn import SafeCheckpointer
@@ -21,7 +22,7 @@ def open_output(config: ProposalTrainingConfig, data: TrainingData, weights: Pat
     Raises:
         UserError: the folder holds a training with other data or options.
     """
-    path = Path(config.value("run.output")) / "training.json"
+    path = Path(given(config.run.output)) / "training.json"
     identity = json.loads(json.dumps(training_identity(config, data, weights)))
     if not path.is_file() or not (path.parent / "last_checkpoint").is_file():  # before the first, nothing is lost
         write_atomically(path, iter([json.dumps(identity, indent=1).encode() + b"\n"]))
@@ -86,9 +87,9 @@ class TrainingCheckpointer(SafeCheckpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         if incompatible.incorrect_shapes:
-            name, given, own = incompatible.incorrect_shapes[0]
+            name, found, own = incompatible.incorrect_shapes[0]
             raise UserError(
-                f"{self._option} does not fit detector.config: {name} has shape {given}, needed is {own} "
+                f"{self._option} does not fit detector.config: {name} has shape {found}, needed is {own} "
                 f"({len(incompatible.incorrect_shapes)} tensors differ)"
             )
         missing = [name for name in incompatible.missing_keys if name.startswith(self._required)]

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plgen_ddp.config import Sections, check, decides_nothing, deciding
+from plgen_ddp.config import check, decides_nothing, deciding, file_option, given
 
-REQUIRED = ("data.annotations", "data.image_root", "data.vocabulary", "detector.config", "run.output")
+TRAINING_REQUIRES = ("data.annotations", "data.image_root", "data.vocabulary", "detector.config", "run.output")
 """The options without which no training can start."""
 
 
@@ -18,7 +18,7 @@ class TrainingDataConfig:
     image_root: str | None = decides_nothing(None)
     """Folder of the images: COCO's root, or the folder that holds the files themselves."""
 
-    vocabulary: Any = None
+    vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
     """The split: a YAML file with `novel` and optionally `base`, or a list of novel names; without `base`, every other
     category is base. The same as `label.vocabulary`."""
 
@@ -31,8 +31,8 @@ class TrainingDataConfig:
 
 @dataclass(frozen=True)
 class InitialDetectorConfig:
-    config: str | None = None
-    """detectron2 YAML of a two-stage detector with one class; from the current folder, or beside the config file."""
+    config: str | None = file_option("detectors/*.yaml")
+    """detectron2 YAML of a two-stage detector with one class: a file, or the name of one in configs/detectors."""
 
     weights: str | None = None
     """Where training starts: a .pth of tensors or a .pkl of arrays (detectron2's ImageNet backbones), a file or a URL
@@ -132,7 +132,7 @@ class TrainingRunConfig:
 
 
 @dataclass(frozen=True)
-class ProposalTrainingConfig(Sections):
+class ProposalTrainingConfig:
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     detector: InitialDetectorConfig = field(default_factory=InitialDetectorConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -152,4 +152,4 @@ class ProposalTrainingConfig(Sections):
 
     def detector_file(self) -> Path:
         """The detectron2 YAML that `detector.config` names."""
-        return self.find(self.value("detector.config"), "detector.config")
+        return Path(given(self.detector.config))

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from plgen_ddp.coco import Annotation, CocoFile
+from plgen_ddp.config import given
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, index_images
 from plgen_ddp.label.vocabulary import read_vocabulary
-from plgen_ddp.train.config import REQUIRED, ProposalTrainingConfig
+from plgen_ddp.train.config import ProposalTrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,7 @@ def read_training_data(config: ProposalTrainingConfig, *, with_masks: bool) -> T
     Raises:
         UserError: a missing option or file, or no base annotation to learn from.
     """
-    config.require(*REQUIRED)
-    path = Path(config.value("data.annotations"))
+    path = Path(given(config.data.annotations))
     coco = CocoFile(path, "data.annotations")
     _, base_ids = read_vocabulary(config, "data.vocabulary").category_ids(coco.categories(), "data.vocabulary")
     annotations = coco.annotations(base_ids)
@@ -105,7 +105,7 @@ def read_training_data(config: ProposalTrainingConfig, *, with_masks: bool) -> T
             f"data.annotations: no base annotation of {path} has a mask to learn from; "
             "give one, or set MODEL.MASK_ON: false in detector.config"
         )
-    index = index_images(used, config.value("data.image_root"), path)
+    index = index_images(used, given(config.data.image_root), path)
     _check_files(index, "data.image_root")
     images = [
         TrainingImage(image.id, index.path(position), image.height, image.width, tuple(objects[image.id]))
@@ -135,9 +135,9 @@ def _read_ground_truth(config: ProposalTrainingConfig) -> GroundTruth | None:
     coco = CocoFile(path, "data.validation_annotations")
     split = read_vocabulary(config, "data.vocabulary")
     novel_ids, base_ids = split.category_ids(coco.categories(), "data.vocabulary")
-    given = config.data.validation_image_root
-    index = index_images(coco.images(), given or config.value("data.image_root"), path)
-    _check_files(index, "data.validation_image_root" if given else "data.image_root")
+    own_root = config.data.validation_image_root
+    index = index_images(coco.images(), own_root or given(config.data.image_root), path)
+    _check_files(index, "data.validation_image_root" if own_root else "data.image_root")
     return GroundTruth(
         index,
         base=_boxes_by_image(coco.annotations(base_ids)),

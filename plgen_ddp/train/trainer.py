@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from plgen_ddp.config import RunConfig
+from plgen_ddp.config import RunConfig, given
 from plgen_ddp.device import prepare_device
 from plgen_ddp.errors import UserError
 from plgen_ddp.train.checkpoints import TrainingCheckpointer
@@ -47,7 +47,7 @@ def train(
         UserError: ranks that cannot share a step's images equally, or initial weights of another detector.
     """
     images_per_rank = world.from_main(lambda: _share(config.train.images_per_step, world.size))
-    folder = Path(config.value("run.output"))
+    folder = Path(given(config.run.output))
     device = world.everywhere(
         lambda: prepare_device(RunConfig(device=config.run.device, threads=config.run.threads), world.local_rank)
     )
