@@ -119,6 +119,11 @@ def _writers(folder: Path, steps: int) -> list[EventWriter]:
     return writers
 
 
+def _is_no_mistake(record: logging.LogRecord) -> bool:
+    """Whether a log record is anything but detectron2's traceback of a user's mistake, which is printed as one line."""
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+
+
 @contextlib.contextmanager
 def _logged(folder: Path, rank: int) -> Iterator[None]:
     """Writes what detectron2 and this package log to log/rank-N.txt in `folder`, on rank 0 also to stdout."""
@@ -130,6 +135,7 @@ def _logged(folder: Path, rank: int) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "plgen_ddp")]
     levels = [logger.level for logger in loggers]
     for handler in handlers:
+        handler.addFilter(_is_no_mistake)
         handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s] %(message)s", "%m/%d %H:%M:%S"))
     for logger in loggers:
         logger.setLevel(logging.INFO)

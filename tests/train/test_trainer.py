@@ -127,7 +127,7 @@ def test_two_ranks_step_as_one_process(words, dataset, detector, launch, tmp_pat
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(words, dataset, launch, refused, tmp_path):
-    arguments = [*words, *dataset(6), "train.steps=12", "run.checkpoint_every=2", "run.workers=2"]
+    arguments = [*words, *dataset(6), "train.steps=20", "run.checkpoint_every=2", "run.workers=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     job = subprocess.Popen(command("train_proposals.py", *arguments), **quiet)
@@ -143,9 +143,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(words, dataset, laun
     done = run(command("train_proposals.py", *arguments, ranks=2))
     assert f"Starting training from iteration {last + 1}" in done.stdout
     final = torch.load(folder / "model_final.pth", weights_only=True)
-    assert final["trainer"]["iteration"] == 11
+    assert final["trainer"]["iteration"] == 19
     steps = {int(state["step"]) for state in final["trainer"]["optimizer"]["state"].values()}
-    assert steps == {12}, "the optimizer's own state went on too"
+    assert steps == {20}, "the optimizer's own state went on too"
     stamp = (folder / "model_final.pth").stat().st_mtime_ns
     assert "Starting training" not in launch("train_proposals", *arguments)
     assert (folder / "model_final.pth").stat().st_mtime_ns == stamp, "a finished training is left as it is"
@@ -158,7 +158,7 @@ def test_ranks_that_cannot_share_a_step_are_an_error_once(words, dataset):
     assert done.stderr.count("error: train.images_per_step is 3; 2 ranks cannot share it equally") == 1
 
 
-def test_an_unreadable_image_is_left_out(words, dataset, scenes, launch, tmp_path):
+def test_an_unreadable_image_is_left_out(words, dataset, scenes, launch, refused, tmp_path):
     def damaged(data):
         (tmp_path / "images").mkdir()
         for image in data["images"]:
@@ -172,6 +172,11 @@ def test_an_unreadable_image_is_left_out(words, dataset, scenes, launch, tmp_pat
     line = r"left out image 1: .*\.jpg: not an image that OpenCV can decode"
     assert re.search(line, printed) and re.search(line, (tmp_path / "out" / "log" / "rank-0.txt").read_text())
     assert (tmp_path / "out" / "model_final.pth").is_file()
+
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"")
+    line = refused(*words, *options, "run.workers=2", f"run.output={tmp_path / 'none'}")
+    assert "images in a row could not be read" in line
 
 
 def test_help_is_the_manual(launch, capsys):
