@@ -112,6 +112,17 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True)
+class ProposalsConfig:
+    """Where boxes come from, if not from the detector."""
+
+    source: str | None = file_option()
+    """A file of boxes that another detector wrote: a COCO results list (JSON with image_id, bbox, score), or Parquet
+    with these columns. bbox is [x, y, width, height] in original pixels, score lies in [0, 1]. null: the boxes come
+    from `detector.config` and `detector.weights`. With a file, of the options of `detector` only max_boxes,
+    min_box_size and min_objectness matter, and detectron2 is not needed."""
+
+
+@dataclass(frozen=True)
 class ClipConfig:
     """The encoder of the crops and of the prompts."""
 
@@ -231,6 +242,7 @@ class Config:
 
     data: DataConfig = field(default_factory=DataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
+    proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
     run: RunConfig = field(default_factory=RunConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
