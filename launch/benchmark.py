@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from plgen_ddp.benchmark.run import Options, run
+from plgen_ddp.command_line import command_line
 from plgen_ddp.console import one_line_errors
 from plgen_ddp.files import check_output
 
@@ -55,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, config="coco_vlplm")
     parser.add_argument("--num-images", type=positive, default=8, metavar="N", help="images that the job scores")
     parser.add_argument(
         "--reference-images", type=positive, default=8, metavar="N", help="images for the slow reference"
@@ -88,7 +89,6 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="keep models, images and stores there; no earlier run of the same kind"
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="options of the job")
     return parser.parse_intermixed_args(words)
 
 

@@ -18,6 +18,7 @@ from plgen_ddp.benchmark.seeded_models import (
 from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
+from plgen_ddp.options import Required
 
 # (height, width): COCO's most frequent sizes, each about as often as there.
 _COCO_SIZES = (
@@ -82,7 +83,7 @@ def prepare(folder: Path, count: int, images: Path | None, *, tiny: bool, overri
     return Inputs(folder, count, len(files), (*words, *overrides))
 
 
-def preset(name: str, overrides: Sequence[str], required: Sequence[str] = ()) -> Config:
+def preset(name: str, overrides: Sequence[str], required: Required = ()) -> Config:
     """The packaged configuration for COCO of this name ("vlplm", "marvelovd"), changed by the words.
 
     Raises:

@@ -26,7 +26,6 @@ from plgen_ddp.image_files import ImageIndex
 from plgen_ddp.records import RankSummary
 from plgen_ddp.score.images import units_of_rank
 from plgen_ddp.score.job import (
-    SCORING_REQUIRES,
     clip_batch_size,
     fetch,
     fills_clip_batches,
@@ -34,6 +33,7 @@ from plgen_ddp.score.job import (
     plan_work,
     read_dataset,
     score_units,
+    scoring_requires,
 )
 from plgen_ddp.score.regions import windows_of
 from plgen_ddp.score.timing import StageClock
@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> None:
     """Takes the path of the result and the words for the configuration."""
     result, *overrides = words
     with one_line_errors():
-        time_rank(preset("vlplm", overrides, SCORING_REQUIRES), Path(result))
+        time_rank(preset("vlplm", overrides, scoring_requires), Path(result))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from plgen_ddp.console import one_line_errors
 from plgen_ddp.device import peak_memory, prepare_device
 from plgen_ddp.image_files import ImageIndex, index_images
 from plgen_ddp.label.job import available_cores
-from plgen_ddp.score.job import SCORING_REQUIRES
+from plgen_ddp.score.job import scoring_requires
 from plgen_ddp.score.timing import StageClock
 
 
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> None:
     """Takes the path of the result and the words for the configuration."""
     result, *overrides = words
     with one_line_errors():
-        time_reference(preset("vlplm", overrides, SCORING_REQUIRES), Path(result))
+        time_reference(preset("vlplm", overrides, scoring_requires), Path(result))
 
 
 def time_reference(config: Config, result: Path) -> None:

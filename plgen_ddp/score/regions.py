@@ -197,7 +197,10 @@ class RegionEncoder:
         index = upload(torch.from_numpy(window_of_box), self._device)
         of_boxes = torch.cat(self._embeddings)[index]  # (sum of n, scales, d)
         mean = functional.normalize(of_boxes.mean(dim=1), dim=-1).half()
-        cosines = (of_boxes[:, 0] * of_boxes[:, 1]).sum(dim=-1) if len(self._scales) > 1 else None
+        cosines = None
+        if len(self._scales) > 1:
+            # Two unit vectors' product ends up to 1e-7 above 1.
+            cosines = (of_boxes[:, 0] * of_boxes[:, 1]).sum(dim=-1).clamp(-1, 1)
         if self._stream is None:
             return PendingRegions(self._images, mean, cosines, None)
         host = _to_host(mean)
