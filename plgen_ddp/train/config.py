@@ -12,66 +12,76 @@ TRAINING_REQUIRES = ("data.annotations", "data.image_root", "data.vocabulary", "
 
 @dataclass(frozen=True)
 class TrainingDataConfig:
+    """What is learned, and on what recall is measured."""
+
     annotations: str | None = None
-    """COCO-format JSON to train on. Only its base annotations are read."""
+    """COCO-format JSON to train on; training needs it. Only its base annotations are read."""
 
     image_root: str | None = decides_nothing(None)
-    """Folder of the images: COCO's root, or the folder that holds the files themselves."""
+    """Folder of the images; training needs it. Either COCO's root, or the folder that holds the files themselves."""
 
     vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
-    """The split: a YAML file with `novel` and optionally `base`, or a list of novel names; without `base`, every other
-    category is base. The same as `label.vocabulary`."""
+    """The split into base and novel names, as `label.vocabulary`: a YAML file with `novel` and optionally `base`, the
+    name of one in configs/vocabularies, a list of novel names, or such a mapping. Without `base`, every other category
+    is base. Training needs it."""
 
     validation_annotations: str | None = decides_nothing(None)
-    """COCO-format JSON, base and novel annotations, on which recall is measured; null: no recall."""
+    """COCO-format JSON with base and novel annotations, on which recall is measured. null: recall is not measured."""
 
     validation_image_root: str | None = decides_nothing(None)
-    """Folder of the validation images; null: `data.image_root`."""
+    """Folder of the validation images. null: `data.image_root`."""
 
 
 @dataclass(frozen=True)
 class InitialDetectorConfig:
+    """The detector, and where its training starts."""
+
     config: str | None = file_option("detectors/*.yaml")
-    """detectron2 YAML of a two-stage detector with one class: a file, or the name of one in configs/detectors."""
+    """detectron2 YAML of a two-stage detector with one class, or the name of one in configs/detectors. Training needs
+    it."""
 
     weights: str | None = None
-    """Where training starts: a .pth of tensors or a .pkl of arrays (detectron2's ImageNet backbones), a file or a URL
-    that detectron2 can read. Every tensor of the backbone must be in it. null: random weights."""
+    """Where training starts: a .pth file of tensors or a .pkl file of arrays (detectron2's ImageNet backbones), or a
+    URL that detectron2 can read. The file must hold every tensor of the backbone. null: random weights."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """The schedule and the optimizer."""
+
     steps: int = 90_000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
 
     images_per_step: int = 16
-    """Images in a step, over all ranks together."""
+    """Number of images in a step, over all ranks together. The number of ranks must divide it."""
 
     optimizer: str = "sgd"
-    """sgd (detectron2's: momentum 0.9) or adamw (no weight decay on biases and norms)."""
+    """sgd or adamw. sgd has momentum 0.9, as detectron2's; adamw does not decay biases and norms."""
 
     base_lr: float = 0.02
     """Learning rate after the warm-up."""
 
     weight_decay: float = 1e-4
+    """Weight decay of the optimizer; norms are exempt."""
 
     schedule: str = "steps"
-    """steps: a tenth of the rate after each of `decay_at`. cosine: down to 0 at the last step."""
+    """steps or cosine. steps divides the rate by ten at each of `train.decay_at`; cosine lowers it to 0 at the last
+    step."""
 
     decay_at: tuple[int, ...] = (60_000, 80_000)
-    """Steps after which schedule `steps` divides the rate by ten."""
+    """Steps, rising, at which schedule `steps` divides the rate by ten. Those from `train.steps` on are ignored."""
 
     warmup_steps: int = 1000
-    """Over this many steps the rate rises linearly, from a thousandth of `base_lr`."""
+    """Number of steps over which the rate rises linearly, from a thousandth of `train.base_lr`."""
 
     clip_norm: float | None = None
-    """Largest norm of each parameter's gradient (detectron2's CLIP_GRADIENTS); null: no clipping."""
+    """Largest norm of each parameter's gradient, as detectron2's CLIP_GRADIENTS. null: no clipping."""
 
     amp: bool = True
-    """On CUDA: float16 products with loss scaling. A CPU trains in float32."""
+    """Whether CUDA multiplies in float16, with loss scaling. A CPU always trains in float32."""
 
     seed: int = 0
-    """Decides the initial weights, the order of the images and their augmentation."""
+    """Seed of the initial weights, the order of the images and their augmentation."""
 
     def __post_init__(self) -> None:
         check(self.steps > 0, "train.steps", self.steps, "1 or more")
@@ -90,14 +100,17 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RecallConfig:
+    """How recall is measured while training."""
+
     every: int = 0
-    """Steps between two measurements of recall; 0: only after the last step."""
+    """Number of steps between two measurements. 0: only after the last step."""
 
     refine_steps: tuple[int, ...] = (10,)
-    """Recall is measured after each of these numbers of passes of the box head (`detector.refine_steps` of stage 1)."""
+    """Numbers of passes of the box head, as `detector.refine_steps` of scoring. Recall is measured after each of
+    them."""
 
     rpn_nms_iou: float = 0.3
-    """As `detector.rpn_nms_iou` of stage 1."""
+    """IoU (0 to 1) of the RPN's suppression, as `detector.rpn_nms_iou` of scoring."""
 
     def __post_init__(self) -> None:
         check(self.every >= 0, "recall.every", self.every, "0 or more")
@@ -108,21 +121,24 @@ class RecallConfig:
 
 @dataclass(frozen=True)
 class TrainingRunConfig:
+    """Where the training runs, and where it writes."""
+
     output: str | None = None
-    """Folder of checkpoints, log and metrics. The same folder again resumes."""
+    """Folder of the checkpoints, the log and the metrics; training needs it. Running again with the same folder
+    resumes."""
 
     device: str = "auto"
-    """cuda, cpu, or auto: CUDA where there is one. Rank r of a node takes GPU r."""
+    """cuda, cpu, or auto: CUDA where there is a GPU. Rank r of a node uses GPU r."""
 
     checkpoint_every: int = 5000
-    """Steps between two checkpoints: what a killed job can lose. The last two are kept."""
+    """Number of steps between two checkpoints, which is what a killed job can lose. The last two are kept."""
 
     workers: int = 4
-    """Threads a rank that decode and augment images ahead; 0 does it when a step needs them. Any number of them gives
-    the same training."""
+    """Number of threads per rank that decode and augment images ahead; 0 does it when a step needs them. The training
+    is the same with any number."""
 
     threads: int = 1
-    """CPU threads of a rank."""
+    """Number of CPU threads per rank."""
 
     def __post_init__(self) -> None:
         check(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
@@ -133,6 +149,8 @@ class TrainingRunConfig:
 
 @dataclass(frozen=True)
 class ProposalTrainingConfig:
+    """Options of training the detector."""
+
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     detector: InitialDetectorConfig = field(default_factory=InitialDetectorConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
