@@ -133,7 +133,12 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         for name in ("precision", "text_precision"):
-            check(getattr(self, name) in PRECISIONS, f"clip.{name}", getattr(self, name), "one of " + ", ".join(PRECISIONS))
+            check(
+                getattr(self, name) in PRECISIONS,
+                f"clip.{name}",
+                getattr(self, name),
+                "one of " + ", ".join(PRECISIONS),
+            )
         check(self.activation in ACTIVATIONS, "clip.activation", self.activation, "one of " + ", ".join(ACTIVATIONS))
         positive = len(self.crop_scales) > 0 and all(0 < scale < math.inf for scale in self.crop_scales)
         check(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")

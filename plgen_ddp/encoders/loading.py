@@ -70,8 +70,8 @@ def _by_open_clip(options: ClipConfig) -> bool:
     if options.model.startswith("open_clip:"):
         if options.activation != "auto":
             raise UserError(
-                f"clip.activation is {options.activation!r}, and an open_clip: model has its own; open_clip lists models "
-                "with QuickGELU as MODEL-quickgelu"
+                f"clip.activation is {options.activation!r}, and an open_clip: model has its own; open_clip lists "
+                "models with QuickGELU as MODEL-quickgelu"
             )
         return True
     for name in ("weights", "tokenizer"):

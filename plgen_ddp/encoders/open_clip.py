@@ -40,7 +40,11 @@ except ImportError as error:
 PREFIX = "open_clip:"
 _FOLDER = "local-dir:"
 # What open_clip's own snapshots call the weights, in its order of preference.
-_WEIGHTS_IN_FOLDER = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+_WEIGHTS_IN_FOLDER = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -68,7 +72,7 @@ class _Model:
 
     @property
     def quick_gelu(self) -> bool:
-        """open_clip runs ViT-B-32/openai with GELU and a warning; the TAG's own activation is what it was trained with."""
+        """The TAG's activation, if it has one: open_clip itself runs ViT-B-32/openai with GELU, and warns."""
         return bool(self.config.get("quick_gelu") or self.tag_config.get("quick_gelu"))
 
 
@@ -147,7 +151,7 @@ class OpenClipModel:
         self._crops.compile(batch_size)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the embeddings: the options of `clip`, weights and tokenizer by content, what the TAG decides."""
+        """What decides the embeddings: the options of `clip`, files by content, and what the TAG decides."""
         given = deciding(self._options)
         del given["model"]
         tokenizer = self._tokenizer.file
@@ -186,7 +190,8 @@ class OpenClipModel:
     def _causal_features(self, tower: Any, tokens: Tensor) -> Tensor:
         """open_clip's `encode_text` of tokens (k, context), without what is behind the last end token."""
         kind, end_token = _pooling(tower)
-        ends = tokens.argmax(dim=-1) if kind == "argmax" else (tokens == end_token).int().argmax(dim=-1)
+        marked = tokens if kind == "argmax" else tokens.eq(end_token).int()
+        ends = marked.argmax(dim=-1)
         length = causal_length(int(ends.max()), tokens.shape[1])
         tokens = tokens[:, :length].to(self._device)
         states = tower.token_embedding(tokens).to(self._dtype) + tower.positional_embedding[:length].to(self._dtype)
@@ -209,7 +214,7 @@ def _is_causal(tower: Any) -> bool:
     return tower.attn_mask is not None and not appended and _pooling(tower)[0] in ("argmax", "eos")
 
 
-def _pooling(tower: Any) -> tuple[str, int | None]:
+def _pooling(tower: Any) -> tuple[str, int]:
     """How the tower's end token is found, and its id."""
     if isinstance(tower, TextTransformer):
         return tower.pool_type, tower.eos_id
@@ -274,7 +279,7 @@ def _load(source: _Model, weights: Path) -> nn.Module:
 
 
 def _preprocessing(source: _Model, model: Any) -> Preprocessing:
-    """The TAG's preprocessing, else that of all TAGs of the model, else of the folder's configuration or open_clip's default.
+    """The TAG's preprocessing; without a TAG, what all TAGs of the model share, or the folder's own.
 
     For weights from a file open_clip itself would fall back to OpenAI's, also for SigLIP, which squashes.
 
@@ -303,7 +308,9 @@ def _preprocessing(source: _Model, model: Any) -> Preprocessing:
             f"clip.model: {source.name} wants crops of {height} x {width} px, {given['resize_mode']!r} and "
             f"{given['interpolation']!r}; supported are squares, 'shortest' or 'squash', bicubic or bilinear"
         )
-    mean, std = ((value,) * 3 if isinstance(value, (int, float)) else tuple(value) for value in (given["mean"], given["std"]))
+    mean, std = (
+        (value,) * 3 if isinstance(value, (int, float)) else tuple(value) for value in (given["mean"], given["std"])
+    )
     return Preprocessing(height, resize, interpolation, mean, std)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Prompts to tokens as open_clip's models take them, from its own vocabulary or a tokenizer.json. No model is needed."""
+"""Prompts to tokens for open_clip's models, by open_clip's own vocabulary or a tokenizer.json. Needs no model."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -81,10 +81,11 @@ def read_tokenizer(
     parsed.no_padding()
     parsed.no_truncation()
     if siglip:
-        end = next((token for token in ("</s>", "<eos>") if parsed.token_to_id(token) is not None), None)
-        if end is None:
+        first, second = parsed.token_to_id("</s>"), parsed.token_to_id("<eos>")
+        end_id = first if first is not None else second
+        if end_id is None:
             raise UserError(f"clip.tokenizer: {file} has neither </s> nor <eos>, so it is not a tokenizer of SigLIP")
-        end_id, pad_id = parsed.token_to_id(end), parsed.token_to_id("</s>" if end == "</s>" else "<pad>")
+        pad_id = first if first is not None else parsed.token_to_id("<pad>")
 
         def encode(prompt: str) -> list[int]:
             return [*parsed.encode(clean(prompt), add_special_tokens=False).ids, end_id]

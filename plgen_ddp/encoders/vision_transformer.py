@@ -62,8 +62,8 @@ def attention(layer: nn.MultiheadAttention, queries: Tensor, tokens: Tensor, *, 
     weights, biases = (both.split([width, 2 * width]) for both in (layer.in_proj_weight, layer.in_proj_bias))
     projected = [functional.linear(queries, weights[0], biases[0])]
     projected += functional.linear(tokens, weights[1], biases[1]).chunk(2, dim=-1)
-    heads = [values.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for values in projected]
-    attended = functional.scaled_dot_product_attention(*heads, is_causal=causal)
+    query, key, value = (values.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for values in projected)
+    attended = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return layer.out_proj(attended.transpose(1, 2).flatten(2))
 
 

@@ -63,8 +63,8 @@ class Labelling:
         """
         from plgen_ddp.encoders.loading import check_prompts  # only here: labelling alone may need no torch
 
-        for words in self._vocabulary.words():
-            check_prompts(self._config.clip, prompts(words, self._templates))
+        words = self._vocabulary.words()
+        check_prompts(self._config.clip, [text for names in words for text in prompts(names, self._templates)])
         absent = sorted(set(self._image_ids) - set(scored.tolist()))
         if absent and not self._config.label.allow_partial:
             raise UserError(
@@ -172,7 +172,8 @@ class Labelling:
             )
 
     def _text_embeddings(self, store: RegionStore, manifest: Manifest) -> np.ndarray:
-        cache = TextEmbeddings(store.folder / "vocabulary", self._templates, manifest.dim)
+        precision = self._config.clip.text_precision
+        cache = TextEmbeddings(store.folder / "vocabulary", self._templates, manifest.dim, precision)
         return cache.embed(self._vocabulary.words(), lambda: self._load_text_encoder(manifest))
 
     def _load_text_encoder(self, manifest: Manifest) -> Callable[[Sequence[str]], Any]:
@@ -190,8 +191,9 @@ class Labelling:
         # A rank scores on one thread, and is alone now. Text embeddings keep their bits on several: a test holds it.
         torch.set_num_threads(available_cores())
         device = torch.device("cuda" if torch.cuda.is_available() and self._config.run.device != "cpu" else "cpu")
-        encoder = load_encoder(self._config.clip, weights, device, precision="fp32")
-        print_line(f"embedding {len(self._vocabulary.words())} names, {len(self._templates)} prompts each", error=True)
+        encoder = load_encoder(self._config.clip, weights, device, self._config.clip.text_precision)
+        if encoder.identity().get("tokenizer") != manifest.identity["clip"].get("tokenizer"):
+            raise UserError(f"clip.tokenizer: {self._config.clip.tokenizer} is not the tokenizer of this store")
         return lambda texts: encoder.encode_texts(texts).cpu().numpy()
 
     def _provenance(self, manifest: Manifest, labels: int, failed: int, absent: int) -> dict[str, Any]:
