@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.config import Config, given, load_config
+from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import Progress, failed_status, one_line_errors, print_labels, print_scoring, rank_log
 from plgen_ddp.device import prepare_device
 from plgen_ddp.label.job import LABELLING_REQUIRES, check_before_scoring, label_store, plan_labelling
+from plgen_ddp.options import given
 from plgen_ddp.score.images import units_of_rank
 from plgen_ddp.score.job import (
     check_coverage,

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.config import load_structured
 from plgen_ddp.console import one_line_errors, print_line
+from plgen_ddp.options import load_structured
 from plgen_ddp.train.checkpoints import open_output
 from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
 from plgen_ddp.train.data import read_training_data

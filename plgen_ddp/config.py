@@ -14,35 +14,12 @@ from plgen_ddp.options import (
     Required,
     check,
     decides_nothing,
-    deciding,
     file_option,
-    given,
     load_structured,
-    option_value,
-    packaged_configs,
-    require,
 )
 
-__all__ = [
-    "ClipConfig",
-    "Config",
-    "DataConfig",
-    "DetectorConfig",
-    "LabelConfig",
-    "RunConfig",
-    "check",
-    "decides_nothing",
-    "deciding",
-    "file_option",
-    "given",
-    "load_config",
-    "load_structured",
-    "option_value",
-    "packaged_configs",
-    "require",
-]
-
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+ACTIVATIONS = ("auto", "quick_gelu", "gelu")
 
 
 @dataclass(frozen=True)
@@ -127,11 +104,29 @@ class ClipConfig:
     """The encoder of the crops and of the prompts."""
 
     model: str = "ViT-B/32"
-    """A name of `clip.available_models()`, which is downloaded once per node, or a weights file."""
+    """OpenAI's module: a name of `clip.available_models()`, downloaded once a node, or a weights file. open_clip (extra
+    `open-clip`; SigLIP is there): `open_clip:MODEL/TAG` with a TAG of its pretrained weights, `open_clip:MODEL` with
+    `clip.weights`, or `open_clip:local-dir:FOLDER` with an open_clip_config.json in FOLDER."""
+
+    # Their contents are in the encoder's identity.
+    weights: str | None = file_option(optional=True, decides=False)
+    """Weights file for `open_clip:MODEL` (.pt, .bin, .safetensors). With a TAG, preprocessing and activation are the
+    TAG's, the weights the file's."""
+
+    tokenizer: str | None = decides_nothing(None)
+    """tokenizer.json, or a folder with it, for models of open_clip whose tokenizer is a download, as SigLIP's is."""
+
+    activation: str = decides_nothing("auto")  # what it resolves to is in the encoder's identity
+    """Activation of a weights file for OpenAI's module: quick_gelu, gelu or auto. auto: what the code in a TorchScript
+    file says. A state dict does not say it; it is run as quick_gelu, with a warning."""
 
     precision: str = "auto"
     """Arithmetic of the encoder's matrix products while scoring: fp32, bf16, fp16 or auto. auto: fp16 on CUDA, bf16 on
     CPUs that compute in it, else fp32."""
+
+    text_precision: str = decides_nothing("fp32")
+    """The same for text embeddings, which stage 2 makes. bf16 halves their time on CPUs that compute in it, at a cosine
+    above 0.9999 to fp32; labels then differ in the last digits."""
 
     crop_scales: tuple[float, ...] = (1.0, 1.5)
     """Factors by which a box's width and height are multiplied before it is cropped. The embedding of a box is the mean
@@ -146,7 +141,14 @@ class ClipConfig:
     C++ compiler and Python's headers, and changes last digits. A CPU gains nothing by it; a GPU is not yet measured."""
 
     def __post_init__(self) -> None:
-        check(self.precision in PRECISIONS, "clip.precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        for name in ("precision", "text_precision"):
+            check(
+                getattr(self, name) in PRECISIONS,
+                f"clip.{name}",
+                getattr(self, name),
+                "one of " + ", ".join(PRECISIONS),
+            )
+        check(self.activation in ACTIVATIONS, "clip.activation", self.activation, "one of " + ", ".join(ACTIVATIONS))
         positive = len(self.crop_scales) > 0 and all(0 < scale < math.inf for scale in self.crop_scales)
         check(positive, "clip.crop_scales", list(self.crop_scales), "one or more positive numbers")
         check(self.batch_size is None or self.batch_size > 0, "clip.batch_size", self.batch_size, "1 or more, or null")

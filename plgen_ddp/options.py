@@ -53,9 +53,11 @@ class FileOption:
     names: bool
 
 
-def file_option(packaged: str | None = None, *, optional: bool = False, names: bool = False) -> Any:
-    """A field, null by default, that names a file; the arguments are those of `FileOption`."""
-    return field(default=None, metadata={"file": FileOption(packaged, optional, names)})
+def file_option(
+    packaged: str | None = None, *, optional: bool = False, names: bool = False, decides: bool = True
+) -> Any:
+    """A field, null by default, that names a file; the arguments are those of `FileOption` and of `deciding`."""
+    return field(default=None, metadata={"file": FileOption(packaged, optional, names), "decides": decides})
 
 
 def load_structured(

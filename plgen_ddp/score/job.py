@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import ClipConfig, Config, given
+from plgen_ddp.config import ClipConfig, Config
 from plgen_ddp.console import print_line
 from plgen_ddp.device import installed_versions, peak_memory
 from plgen_ddp.encoders.encoder import Encoder
 from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
+from plgen_ddp.options import given
 from plgen_ddp.records import RankSummary, Regions
 from plgen_ddp.score.box_files import BoxFile, check_boxes, read_boxes
 from plgen_ddp.score.images import UnitBatchSampler, image_batches, on_device, plan_units

@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from yaml import YAMLError
 
-from plgen_ddp.config import DetectorConfig, deciding
+from plgen_ddp.config import DetectorConfig
 from plgen_ddp.device import DTYPES, resolve_precision
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256
+from plgen_ddp.options import deciding
 from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import resize_images

@@ -141,7 +141,10 @@ class RegionEncoder:
         positions, windows = self._windows(batch, _on_host(proposals))
         with self._own_stream(batch.pixels_bgr):
             with stage("crop"):
-                crops = crop_windows(batch.pixels_bgr, positions, windows, self._encoder.preprocessing.resolution)
+                form = self._encoder.preprocessing
+                crops = crop_windows(
+                    batch.pixels_bgr, positions, windows, form.resolution, form.resize, form.interpolation
+                )
                 waiting = torch.cat([*self._crops, crops])
             full = len(waiting) // self._batch_size * self._batch_size
             with stage("CLIP"):

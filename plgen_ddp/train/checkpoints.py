@@ -5,9 +5,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from plgen_ddp.config import given
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256, write_atomically
+from plgen_ddp.options import given
 from plgen_ddp.score.mask_rcnn import SafeCheckpointer
 from plgen_ddp.train.config import ProposalTrainingConfig
 from plgen_ddp.train.data import TrainingData

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plgen_ddp.config import check, decides_nothing, deciding, file_option, given
+from plgen_ddp.options import check, decides_nothing, deciding, file_option, given
 
 TRAINING_REQUIRES = ("data.annotations", "data.image_root", "data.vocabulary", "detector.config", "run.output")
 """The options without which no training can start."""

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from plgen_ddp.coco import Annotation, CocoFile
-from plgen_ddp.config import given
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, index_images
 from plgen_ddp.label.vocabulary import read_vocabulary
+from plgen_ddp.options import given
 from plgen_ddp.train.config import ProposalTrainingConfig
 
 

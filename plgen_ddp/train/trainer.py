@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from plgen_ddp.config import RunConfig, given
+from plgen_ddp.config import RunConfig
 from plgen_ddp.device import prepare_device
 from plgen_ddp.errors import UserError
+from plgen_ddp.options import given
 from plgen_ddp.train.checkpoints import TrainingCheckpointer
 from plgen_ddp.train.config import ProposalTrainingConfig
 from plgen_ddp.train.data import TrainingData

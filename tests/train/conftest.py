@@ -12,8 +12,8 @@ import pytest
 from conftest import REPOSITORY
 
 from plgen_ddp.benchmark.seeded_models import TINY_DETECTOR_YAML
-from plgen_ddp.config import load_structured
 from plgen_ddp.demo.scenes import write_scenes
+from plgen_ddp.options import load_structured
 from plgen_ddp.train.config import ProposalTrainingConfig
 
 CONFIG = REPOSITORY / "configs" / "train_proposals.yaml"
