@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import one_line_errors, print_line
-from plgen_ddp.options import load_structured
+from plgen_ddp.console import one_line_errors, print_line, rank_log
+from plgen_ddp.options import given, load_structured
 from plgen_ddp.train.checkpoints import open_output
 from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
 from plgen_ddp.train.data import read_training_data
@@ -38,11 +38,12 @@ def main(words: Sequence[str] | None = None) -> int:
                     ProposalTrainingConfig, arguments.config, arguments.overrides, TRAINING_REQUIRES
                 )
             )
-            with_masks = world.from_main(lambda: learns_masks(config))
-            data = world.once_a_node(lambda: read_training_data(config, with_masks=with_masks))
-            weights = world.once_a_node(lambda: fetch_initial_weights(config))
-            world.from_main(lambda: open_output(config, data, weights))
-            checkpoint, recall = train(config, world, data, weights)
+            with rank_log(Path(given(config.run.output), "log")):
+                with_masks = world.from_main(lambda: learns_masks(config))
+                data = world.once_a_node(lambda: read_training_data(config, with_masks=with_masks))
+                weights = world.once_a_node(lambda: fetch_initial_weights(config))
+                world.from_main(lambda: open_output(config, data, weights))
+                checkpoint, recall = train(config, world, data, weights)
         if world.is_main:
             print_recall(recall)
             if arguments.export:

@@ -7,7 +7,6 @@ augmentation from the seed and the image's place in the order. A resumed trainin
 import contextlib
 import copy
 import itertools
-import logging
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.score.images import DecodeError, decode_bgr, run_ahead
 from plgen_ddp.train.data import TrainingImage, TrainingObject
@@ -40,8 +40,6 @@ with warnings.catch_warnings():
 _BATCHES_AHEAD = 4
 # Held while an augmentation draws: detectron2's draw from numpy's one global random state.
 _drawing = threading.Lock()
-
-_log = logging.getLogger(__name__)
 
 
 class EndlessSampler(Sampler[tuple[int, int]]):
@@ -103,7 +101,7 @@ class TrainingImages(Dataset[dict[str, Any] | None]):
         try:
             pixels = decode_bgr(image.path.read_bytes(), image.height, image.width)
         except (OSError, DecodeError) as error:
-            _log.warning(f"left out image {image.image_id}: {image.path}: {one_line(error)}")
+            print_line(f"left out image {image.image_id}: {image.path}: {one_line(error)}", error=True)
             return None
         augmented = T.AugInput(np.ascontiguousarray(pixels[:, :, ::-1]) if self._rgb else pixels)
         transforms = T.AugmentationList(
@@ -191,7 +189,9 @@ def _readable(images: Iterable[dict[str, Any] | None], in_a_pass: int) -> Iterat
         if image is not None:
             yield image
         elif unreadable >= in_a_pass:
-            raise UserError(f"data.image_root: {unreadable} images in a row could not be read; the log says why")
+            raise UserError(
+                f"data.image_root: {unreadable} images in a row could not be read; log/ in run.output says why"
+            )
 
 
 def _in_order(images: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

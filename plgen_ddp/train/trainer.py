@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from plgen_ddp.config import RunConfig
+from plgen_ddp.console import print_line
 from plgen_ddp.device import prepare_device
 from plgen_ddp.errors import UserError
 from plgen_ddp.options import given
@@ -52,7 +52,7 @@ def train(
     device = world.everywhere(
         lambda: prepare_device(RunConfig(device=config.run.device, threads=config.run.threads), world.local_rank)
     )
-    with _logged(folder, world.rank):
+    with _detectron2_lines(world.rank):
         cfg = training_cfg(config, device, run_lengths=data.has_run_lengths)
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank
         model = world.once_a_node(lambda: build_detector(cfg, weights))
@@ -120,33 +120,35 @@ def _writers(folder: Path, steps: int) -> list[EventWriter]:
     return writers
 
 
-def _is_no_mistake(record: logging.LogRecord) -> bool:
-    """Whether a log record is anything but detectron2's traceback of a user's mistake, which is printed as one line."""
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+class _Lines(logging.Handler):
+    """Passes log records on as lines: rank 0 prints them, every rank's log keeps them."""
+
+    def __init__(self, *, printed: bool) -> None:
+        super().__init__()
+        self._printed = printed
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and isinstance(record.exc_info[1], UserError):
+            return  # detectron2 logs its traceback; a user's mistake is one line, at the end
+        line = self.format(record)
+        if self._printed:
+            print_line(line)
+        else:
+            logging.getLogger("plgen_ddp").info("%s", line)
 
 
 @contextlib.contextmanager
-def _logged(folder: Path, rank: int) -> Iterator[None]:
-    """Writes what detectron2 and this package log to log/rank-N.txt in `folder`, on rank 0 also to stdout."""
-    path = folder / "log" / f"rank-{rank}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
-    if rank == 0:
-        handlers.append(logging.StreamHandler(sys.stdout))
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "plgen_ddp")]
+def _detectron2_lines(rank: int) -> Iterator[None]:
+    """Passes on what detectron2 logs of the training."""
+    handler = _Lines(printed=rank == 0)
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
     levels = [logger.level for logger in loggers]
-    for handler in handlers:
-        handler.addFilter(_is_no_mistake)
-        handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s] %(message)s", "%m/%d %H:%M:%S"))
     for logger in loggers:
         logger.setLevel(logging.INFO)
-        for handler in handlers:
-            logger.addHandler(handler)
+        logger.addHandler(handler)
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-            for handler in handlers:
-                logger.removeHandler(handler)
-        handlers[0].close()
+            logger.removeHandler(handler)

@@ -54,11 +54,13 @@ def test_any_number_of_workers_gives_the_same_weights_and_leaves_nothing_behind(
     monkeypatch.setattr(os, "fork", refuse)
     monkeypatch.setattr(BaseProcess, "start", refuse)
     threads = set(threading.enumerate())
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "plgen_ddp")]
+    handlers = [list(logger.handlers) for logger in loggers]
     options = [*words, *dataset(8), "train.steps=4"]
     for workers in (0, 3):
         launch("train_proposals", *options, f"run.workers={workers}", f"run.output={tmp_path / str(workers)}")
         assert set(threading.enumerate()) == threads
-        assert not logging.getLogger("detectron2").handlers
+        assert [logger.handlers for logger in loggers] == handlers
     launch("train_proposals", *options, "train.seed=1", f"run.output={tmp_path / 'other'}")
     assert_same(final_weights(tmp_path / "0"), final_weights(tmp_path / "3"))
     with pytest.raises(AssertionError):
