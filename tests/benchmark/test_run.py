@@ -1,11 +1,10 @@
 """The benchmark by its own command: what is run, what is reported. Nothing here asserts a time."""
 
 import json
-import runpy
 
 import pytest
 import torch
-from conftest import REPOSITORY, command, run
+from commands import command, launcher, run
 
 from plgen_ddp.benchmark.measurement import STAGES
 from plgen_ddp.benchmark.run import usable_precisions
@@ -95,11 +94,10 @@ def test_the_text_says_what_was_left_out(report):
 )
 def test_a_mistake_is_one_line_before_anything_is_measured(tmp_path, capsys, words, message):
     (tmp_path / "file").write_text("")
-    main = runpy.run_path(str(REPOSITORY / "launch" / "benchmark.py"))["main"]
     words = [word.format(folder=tmp_path) for word in words]
     work = [] if "--work" in words else ["--work", str(tmp_path / "work")]
     with pytest.raises(SystemExit) as exit_info:
-        main(["--tiny", *work, *words, "run.device=cpu"])
+        launcher("benchmark").main(["--tiny", *work, *words, "run.device=cpu"])
     assert exit_info.value.code == 2
     printed = capsys.readouterr()
     assert printed.err.startswith(f"error: {message.format(folder=tmp_path)}") and printed.err.count("\n") == 1
@@ -110,9 +108,10 @@ def test_an_earlier_run_is_not_measured_over(tmp_path, capsys):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "clip.pt").write_text("models are there")
     (tmp_path / "reference-1-images").mkdir()
-    main = runpy.run_path(str(REPOSITORY / "launch" / "benchmark.py"))["main"]
     with pytest.raises(SystemExit):
-        main(["--tiny", "--work", str(tmp_path), "--num-images", "1", "--precisions", "fp32", "run.device=cpu"])
+        launcher("benchmark").main(
+            ["--tiny", "--work", str(tmp_path), "--num-images", "1", "--precisions", "fp32", "run.device=cpu"]
+        )
     assert "holds an earlier run; choose another folder" in capsys.readouterr().err
 
 
