@@ -81,6 +81,8 @@ def load_structured(
     path = _config_file(name_or_path)
     options = options_of(schema)
     values = _read(path, options) | dict(_parse_override(word, options) for word in overrides)
+    # ${package:FILE} in a config: the demo's data and weights, wherever the package is installed.
+    OmegaConf.register_new_resolver("package", lambda name: str(Path(__file__).parent / name), replace=True)
     tree: DictConfig = OmegaConf.structured(schema)
     _make_writable(tree)  # the schema's classes are frozen, which OmegaConf takes as read-only nodes
     try:

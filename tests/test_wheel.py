@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import REPOSITORY, environment
 
+import plgen_ddp
 from plgen_ddp.config import load_config
 
 SOURCES = ("plgen_ddp", "launch", "configs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -76,3 +77,12 @@ def test_configs_are_found_by_name_without_the_checkout(installed, tmp_path):
     assert config.label.templates == str(configs / "templates" / "vild_63.txt")
     assert config.label.vocabulary == str(configs / "vocabularies" / "coco_ovd.yaml")
     assert config.detector.config == str(configs / "detectors" / "mask_rcnn_R_50_FPN_1x_base_num1.yaml")
+
+
+def test_the_demos_data_and_weights_are_the_packages_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("demo")
+    here = Path(plgen_ddp.__file__).parent / "demo"
+    assert config.data.annotations == str(here / "data" / "annotations" / "instances_demo.json")
+    for path in (config.data.image_root, config.detector.weights, config.clip.model):
+        assert Path(path).exists() and Path(path).is_relative_to(here)
