@@ -114,7 +114,7 @@ def test_regions_and_their_evidence_are_the_recipes(scored):
     assert np.ptp(boxes, axis=0).min() > 100, "boxes that collapsed onto each other would prove nothing"
     for name in EVIDENCE:
         column = np.concatenate([getattr(image, name) for image in scored.stored.values()])
-        assert column.dtype == np.float32 and -1 <= column.min() and column.max() <= 1
+        assert column.dtype == np.float32 and column.min() >= -1 and column.max() <= 1
         assert column.std() > 1e-3, f"{name} must differ between boxes to show that it is aligned with them"
 
 
