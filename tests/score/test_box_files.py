@@ -244,6 +244,7 @@ def words(tiny_models):
         *(f"data.annotations={ANNOTATIONS}", f"data.image_root={DATA}", f"data.limit={LIMIT}"),
         *("detector.config=null", "detector.weights=null", f"detector.max_boxes={MAX_BOXES}"),
         *(f"clip.model={tiny_models.clip}", "run.images_per_part=4", "run.images_per_batch=3"),
+        "label.templates=['a photo of a {}.']",
     ]
 
 
