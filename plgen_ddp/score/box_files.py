@@ -199,6 +199,11 @@ def _parquet_chunks(path: Path) -> Iterator[BoxColumns]:
         file = pq.ParquetFile(path)
         if missing := [name for name in _COLUMNS if name not in file.schema_arrow.names]:
             raise _not_boxes(path, f"no column {', '.join(missing)}")
+        kind = file.schema_arrow.field("bbox").type
+        if not any(
+            is_list(kind) for is_list in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        ):
+            raise _not_boxes(path, f"bbox is {kind}, not a list of four numbers")
         for chunk in file.iter_batches(_CHUNK, columns=list(_COLUMNS)):
             lists = chunk.column("bbox")
             if pa.types.is_fixed_size_list(lists.type):
@@ -211,7 +216,7 @@ def _parquet_chunks(path: Path) -> Iterator[BoxColumns]:
                 lists.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, 4),
                 chunk.column("score").cast(pa.float64()).to_numpy(zero_copy_only=False),
             )
-    except (pa.ArrowException, AttributeError) as error:  # of a column that has another type
+    except pa.ArrowException as error:
         raise _not_boxes(path, one_line(error)) from None
 
 
