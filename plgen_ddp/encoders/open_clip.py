@@ -32,6 +32,7 @@ try:
     import open_clip
     from open_clip.tokenizer import get_clean_fn
     from open_clip.transformer import TextTransformer, text_global_pool
+    from safetensors import SafetensorError
 except ImportError as error:
     raise UserError(
         f"clip.model: open_clip: models need the package open_clip ({one_line(error)}): "
@@ -45,6 +46,18 @@ _WEIGHTS_IN_FOLDER = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
+)
+# What open_clip and torch raise for a file that is damaged or another model's.
+_NOT_THE_MODELS = (
+    RuntimeError,
+    KeyError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    StopIteration,
+    UnpicklingError,
+    EOFError,
 )
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
@@ -135,7 +148,7 @@ class OpenClipModel:
         self._source = _parse(options.model)
         self._tokenizer = _tokenizer(options, self._source)
         model = _load(self._source, weights)
-        self.preprocessing = _preprocessing(self._source, model)
+        self.preprocessing = _preprocessing(self._source, model.visual.preprocess_cfg)
         # Read before the cast: bfloat16 would move a learned bias of -16 by 0.06.
         self.similarity = _similarity(model)
         dtype = DTYPES[precision]
@@ -260,34 +273,35 @@ def _weights_in(folder: Path) -> Path:
     return others[0]
 
 
-def _load(source: _Model, weights: Path) -> nn.Module:
+def _load(source: _Model, weights: Path) -> Any:
     try:
         with _quiet():
             model = open_clip.create_model(
                 source.name, load_weights=False, pretrained_text=False, force_quick_gelu=source.quick_gelu
             )
-            open_clip.load_checkpoint(model, str(weights), weights_only=True)
-    except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, UnpicklingError, EOFError) as error:
-        raise UserError(f"clip.weights: {weights} does not hold {source.name}: {one_line(error)}") from None
-    except (ImportError, OSError, AssertionError) as error:
+    except (ImportError, OSError, RuntimeError, KeyError, ValueError, TypeError, AssertionError) as error:
         raise UserError(f"clip.model: open_clip cannot build {source.name}: {one_line(error)}") from None
-    except Exception as error:
-        # safetensors has an exception of its own, for a damaged file.
-        if type(error).__name__ != "SafetensorError":
-            raise
+    try:
+        with _quiet():
+            open_clip.load_checkpoint(model, str(weights), weights_only=True)
+    except SafetensorError as error:
         raise UserError(f"clip.weights: {weights} is not a safetensors file: {one_line(error)}") from None
+    except _NOT_THE_MODELS as error:
+        raise UserError(f"clip.weights: {weights} does not hold {source.name}: {one_line(error)}") from None
     return model.eval().requires_grad_(False)
 
 
-def _preprocessing(source: _Model, model: Any) -> Preprocessing:
+def _preprocessing(source: _Model, fallback: dict[str, Any]) -> Preprocessing:
     """The TAG's preprocessing; without a TAG, what all TAGs of the model share, or the folder's own.
 
-    For weights from a file open_clip itself would fall back to OpenAI's, also for SigLIP, which squashes.
+    Args:
+        fallback: what open_clip takes for weights from a file: the folder's own, else OpenAI's, also for SigLIP, which
+            squashes. The size in it is the model's.
 
     Raises:
         UserError: the model's TAGs disagree and none is given, or it is none that `score.resample` can do.
     """
-    given = dict(model.visual.preprocess_cfg)
+    given = dict(fallback)
     if source.tag:
         given |= source.tag_config
     elif source.folder is None:
