@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from plgen_ddp.config import ClipConfig
-from plgen_ddp.demo.scenes import NAMES
+from plgen_ddp.demo.scenes import BASE, NOVEL
 from plgen_ddp.encoders.loading import load_encoder
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 
@@ -63,7 +63,10 @@ def demo_encoder(request):
 def test_a_names_bits_do_not_depend_on_its_neighbours(tmp_path, demo_encoder):
     """Nor on names that are longer, whose prompts need more of the context."""
     templates = ["a photo of {article} {}.", "There is the {} in the scene.", "{}"]
-    names = [*[(name,) for name in NAMES], ("a name that is so long that sixteen tokens are not enough for it, is it",)]
+    names = [
+        *[(name,) for name in (*BASE, *NOVEL)],
+        ("a name that is so long that sixteen tokens are not enough for it, is it",),
+    ]
     together = TextEmbeddings(tmp_path / "together", templates, 128).embed(names, demo_encoder)
     for name, expected in zip(names, together, strict=True):
         alone = TextEmbeddings(tmp_path / f"alone_{name[0]}", templates, 128).embed([name], demo_encoder)
