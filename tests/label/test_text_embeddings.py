@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from plgen_ddp.config import ClipConfig
-from plgen_ddp.demo.scenes import NAMES
+from plgen_ddp.demo.train_clip import NAMES
 from plgen_ddp.encoders.loading import load_encoder
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 
