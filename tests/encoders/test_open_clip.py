@@ -120,7 +120,7 @@ def test_siglips_context_is_not_cut(folders):
     read = []
     ours._model.text.token_embedding.register_forward_hook(lambda layer, inputs, result: read.append(inputs[0].shape))
     ours.encode_texts(["a cat"])
-    assert read == [(1, 64)]
+    assert read == [(16, 64)]
 
 
 @pytest.mark.parametrize(("end", "padding"), [("</s>", 1), ("<eos>", 0)])
