@@ -7,19 +7,31 @@
     torchrun ... launch/score.py ... --no-label    only the region store
     python launch/score.py ... --label-only        only the labels, from the store (as launch/label.py)
 
-The same command again goes on where it was stopped, also on another number of GPUs.
+The same command again goes on where it was stopped, also on another number of GPUs. Each rank keeps a log in
+`run.output`/log/rank-N.txt.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from plgen_ddp.config import Config, command_line, load_config
-from plgen_ddp.console import Progress, one_line_errors, print_labels, print_scoring
+from plgen_ddp.command_line import command_line
+from plgen_ddp.config import Config, load_config
+from plgen_ddp.console import Progress, failed_status, one_line_errors, print_labels, print_scoring, rank_log
 from plgen_ddp.device import prepare_device
-from plgen_ddp.label.job import Labelling, check_labelling
+from plgen_ddp.label.job import LABELLING_REQUIRES, check_before_scoring, label_store, plan_labelling
+from plgen_ddp.options import given
 from plgen_ddp.score.images import units_of_rank
-from plgen_ddp.score.job import check_coverage, fetch, load_models, plan_work, read_dataset, score_units
+from plgen_ddp.score.job import (
+    check_coverage,
+    fetch,
+    load_models,
+    plan_work,
+    read_dataset,
+    score_units,
+    scoring_requires,
+)
 from plgen_ddp.world import World
 
 
@@ -27,37 +39,48 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
         if arguments.label_only:
-            print_labels(Labelling(load_config(arguments.config, arguments.overrides)).run())
+            config = load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)
+            print_labels(label_store(plan_labelling(config)))
             return 0
+        also = () if arguments.no_label else LABELLING_REQUIRES
         with World.from_env() as world:
-            config = world.from_main(lambda: load_config(arguments.config, arguments.overrides))
-            failed = score(world, config, label=not arguments.no_label)
-        if not world.is_main:
-            return 0
-        if not arguments.no_label:
-            print_labels(Labelling(config).run())
-        return 1 if failed > config.run.max_failures else 0
+            config = world.from_main(
+                lambda: load_config(
+                    arguments.config, arguments.overrides, lambda config: scoring_requires(config) + also
+                )
+            )
+            with rank_log(Path(given(config.run.output), "log")):
+                failed = score(world, config, label=not arguments.no_label)
+                if world.is_main and not arguments.no_label:
+                    print_labels(label_store(plan_labelling(config)))
+    if failed > config.run.max_failures:
+        return failed_status(f"{failed} images could not be scored; the reasons are above and in run.output/log")
+    return 0
 
 
 def score(world: World, config: Config, *, label: bool) -> int:
-    """Fills the region store, together with the other ranks. Leaves the group. Returns how many images failed."""
+    """Fills the region store, together with the other ranks, and leaves the group.
+
+    Returns:
+        On rank 0, how many images could not be scored; 0 on other ranks.
+    """
     dataset = world.from_main(lambda: read_dataset(config))
     if label:
-        world.from_main(lambda: check_labelling(config, dataset.index.image_ids))  # now, not after hours of scoring
+        world.from_main(lambda: check_before_scoring(config, dataset.index.image_ids))
     weights = world.once_a_node(lambda: fetch(config))
     device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
     models = world.everywhere(lambda: load_models(config, weights, device))
 
-    units = world.from_main(lambda: plan_work(config, dataset, models))
-    own = units_of_rank(units, world.rank, world.size)
-    with Progress(world.count, sum(map(len, units)), shown=world.is_main) as progress:
+    plan = world.from_main(lambda: plan_work(config, dataset, models))
+    own = units_of_rank(plan.units, world.rank, world.size)
+    with Progress(world.count, sum(map(len, plan.units)), shown=world.is_main) as progress:
         summaries = world.gather(score_units(config, dataset.index, own, models, progress.advance))
     world.close()
 
     if not world.is_main:
         return 0
     failures = check_coverage(config, dataset)
-    print_scoring(summaries, failures, config.run.max_failures)
+    print_scoring(summaries, failures, config.run.max_failures, plan.stored)
     return len(failures)
 
 

@@ -1,32 +1,95 @@
 """Everything that a person reads: lines, the progress bar, summaries, and errors in one line."""
 
 import contextlib
+import json
+import logging
 import os
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm import tqdm
 
 from plgen_ddp.errors import PeerError, UserError, user_message
 from plgen_ddp.records import Evaluation, LabelSummary, RankSummary
 
-# Seconds between two looks at the counter, and between two plain lines: a batch job's log stays readable.
+# Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
 _LINE_EVERY = 15.0
-# From this share of the ranks' time on, waiting for images is worth a line; a short run waits for its first one.
+# From this share of the ranks' time on, waiting for images is worth a line. A short run waits for its first image.
 _MUCH_WAITING = 0.1
 _SHORT_RUN = 60.0
+# Seconds that a rank leaves to the rank whose error it shares; see `one_line_errors`.
+_LINGER = 5.0
+
+
+_log = logging.getLogger("plgen_ddp")
+
+
+@dataclass
+class _Process:
+    """Which rank this process is, and where torchrun wants to find why it failed; set by `identify_process`."""
+
+    rank: int = 0
+    torchrun_error_file: Path | None = None
+
+
+_process = _Process()
+
+
+def identify_process(rank: int, torchrun_error_file: Path | None) -> None:
+    """Says which rank's lines this process prints.
+
+    Args:
+        torchrun_error_file: torchrun prints this file's message at the end of its own report of a failed rank; None
+            without torchrun.
+    """
+    _process.rank, _process.torchrun_error_file = rank, torchrun_error_file
+
+
+@contextlib.contextmanager
+def rank_log(folder: Path) -> Iterator[None]:
+    """Keeps what this rank prints or logs, and the traceback of an error, in `folder`/rank-N.txt, with the time.
+
+    A resumed run appends to the file.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = folder / f"rank-{_process.rank}.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"run.output: cannot write {path}: {error.strerror}") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    _log.propagate = False
+    try:
+        yield
+    except UserError as error:
+        _log.info("error: %s", error)
+        raise
+    except BaseException as error:
+        _log.info("stopped by %s", type(error).__name__, exc_info=not isinstance(error, KeyboardInterrupt))
+        raise
+    finally:
+        _log.removeHandler(handler)
+        handler.close()
 
 
 def print_line(line: str, *, error: bool = False) -> None:
-    """Prints one line on stdout or stderr and flushes it.
+    """Prints one line on stdout or stderr and flushes it; the rank's log keeps it too.
 
     A closed pipe or a full disk must not cost the work that the line reports. After the first such failure the stream
     is silent.
     """
+    _log.info("%s", line)
     stream = sys.stderr if error else sys.stdout
     try:
         print(line, file=stream, flush=True)
@@ -37,25 +100,55 @@ def print_line(line: str, *, error: bool = False) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns a user's mistake into one line on stderr and exit status 2, Ctrl-C into 130; a bug keeps its traceback."""
+    """Turns a user's mistake into one line and exit status 2, Ctrl-C into 130; a bug keeps its traceback.
+
+    Under torchrun the line is left to torchrun, which prints it at the end of its own report. Printed here, it would
+    stand 25 lines above the end of the screen.
+    """
     try:
         yield
     except (UserError, OSError) as error:
         if (message := user_message(error)) is None:
             raise
-        if not isinstance(error, PeerError):
+        if isinstance(error, PeerError):
+            # torchrun's report ends with the first rank that failed, and ends the others. That should be the rank whose
+            # own message this is; on another node, this rank's report is the only one.
+            time.sleep(_LINGER)
+        if _process.torchrun_error_file is not None:
+            _leave_to_torchrun(_process.torchrun_error_file, f"error: {message}")
+        elif not isinstance(error, PeerError):
             print_line(f"error: {message}", error=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print_line("interrupted", error=True)
+        if _process.rank == 0:
+            print_line("interrupted; the same command goes on from what is stored", error=True)
         raise SystemExit(130) from None
 
 
-class Progress:
-    """Counts images over all ranks, and shows them on one rank.
+def failed_status(message: str) -> int:
+    """Exit status 1, with the reason: on stderr, or under torchrun at the end of its report."""
+    if _process.torchrun_error_file is not None:
+        _log.info("error: %s", message)
+        _leave_to_torchrun(_process.torchrun_error_file, f"error: {message}")
+    else:
+        print_line(f"error: {message}", error=True)
+    return 1
 
-    Only the counter is shared, and nobody waits for it: a thread of the showing rank reads it now and then, also while
-    that rank is done and others are not.
+
+def _leave_to_torchrun(path: Path, message: str) -> None:
+    """Writes why this rank failed in the form that torch.distributed.elastic reads."""
+    why = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
+    try:
+        path.write_text(json.dumps({"message": why}))
+    except OSError:
+        print_line(message, error=True)
+
+
+class Progress:
+    """Counts images over all ranks and shows the count on one rank: a bar on a terminal, plain lines elsewhere.
+
+    Ranks share only a counter, and none waits for another. A thread of the showing rank reads it twice a second, also
+    when that rank is done and others are not.
     """
 
     def __init__(self, count: Callable[[int], int], total: int, *, shown: bool) -> None:
@@ -72,6 +165,7 @@ class Progress:
         self._start = time.monotonic()
 
     def advance(self, images: int) -> None:
+        """Adds to the count of all ranks."""
         self._count(images)
 
     def __enter__(self) -> "Progress":
@@ -106,12 +200,13 @@ class Progress:
 
 
 def print_scoring(
-    summaries: Sequence[RankSummary], failures: Sequence[tuple[int, str, str]], max_failures: int
+    summaries: Sequence[RankSummary], failures: Sequence[tuple[int, str, str]], max_failures: int, stored: int = 0
 ) -> None:
     """What all ranks did, on stdout, and the images that failed, counted by reason, on stderr.
 
     Args:
         failures: (image id, stage, reason), in ascending id; those of earlier runs too.
+        stored: images that an earlier run had scored.
     """
     images, boxes = sum(summary.images for summary in summaries), sum(summary.boxes for summary in summaries)
     seconds = max(summary.seconds for summary in summaries)
@@ -124,7 +219,7 @@ def print_scoring(
             f"{len(summaries)} rank{'s' if len(summaries) > 1 else ''}; peak memory of a rank {memory}"
         )
     else:
-        print_line("nothing to score: the store is complete")
+        print_line(f"nothing to score: all {stored} images are in the store")
     waited = sum(summary.waited for summary in summaries) / max(sum(summary.seconds for summary in summaries), 1e-9)
     if waited > _MUCH_WAITING and seconds > _SHORT_RUN:
         print_line(f"{waited:.0%} of the time went by waiting for images; more run.workers may help", error=True)
@@ -137,6 +232,7 @@ def print_scoring(
 
 
 def print_labels(summary: LabelSummary) -> None:
+    """What a labelling wrote, on stdout; images without labels because they failed, on stderr."""
     print_line(
         f"wrote {summary.path}: {summary.pseudo_labels} pseudo labels on {summary.images} images "
         f"({summary.pseudo_labels / summary.images:.2f} an image), {summary.base_annotations} base annotations kept"

@@ -83,7 +83,7 @@ def refused(capsys, script, words):
         ("label.output=/dev/null/labels.json", "label.output: cannot write into /dev/null"),
         ("label.output=/", "label.output: / is a folder"),
         ("label.output={clip}", "label.output: .* is clip.model"),
-        ("label.vocabulary=" + "x" * 300, "cannot use .*: File name too long"),
+        ("label.vocabulary=" + "x" * 300, "label.vocabulary: no file at xxx"),
         ("detector.weights=" + "x" * 300, "cannot use .*: File name too long"),
     ],
 )
