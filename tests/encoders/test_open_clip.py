@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES, REPOSITORY, command, needs_compiler, run
+from commands import REPOSITORY, command, run
+from devices import DEVICES, needs_compiler
 from PIL import Image
 from torch.nn import functional
 

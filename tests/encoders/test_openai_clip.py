@@ -6,7 +6,7 @@ import clip
 import pytest
 import torch
 from clip.model import CLIP
-from conftest import DEVICES, needs_compiler
+from devices import DEVICES, needs_compiler
 from torch.nn import functional
 
 from plgen_ddp.benchmark.seeded_models import write_tiny_clip
