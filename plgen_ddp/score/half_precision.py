@@ -19,8 +19,8 @@ def prepare_half_precision(model: Any, dtype: torch.dtype, frozen_norm: type) ->
     """
     model.to(memory_format=torch.channels_last)
     for module in model.modules():
-        norm: Any = getattr(module, "norm", None)
-        if isinstance(module, nn.Conv2d) and isinstance(norm, frozen_norm):
+        if isinstance(module, nn.Conv2d) and isinstance(getattr(module, "norm", None), frozen_norm):
+            norm: Any = module.norm
             module.weight, module.bias = fuse_conv_bn_weights(
                 module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )

@@ -5,6 +5,7 @@ A start under torchrun takes seconds, so only what ranks can change has one; `ca
 
 import json
 import re
+import signal
 import subprocess
 import time
 
@@ -23,6 +24,11 @@ OWN_FRAME = re.compile(r"plgen_ddp/[\w/]+\.py")
 
 def pseudo_labels(path):
     return [row for row in json.loads(path.read_text())["annotations"] if "confidence" in row]
+
+
+def last_line(printed):
+    """The last line of a screen that is not a rule of torchrun's report."""
+    return [line for line in printed.splitlines() if line.strip("=- ")][-1]
 
 
 def test_two_ranks_label_every_image(two_rank_run):
@@ -75,6 +81,7 @@ def test_a_trial_run_grows_into_the_whole_with_one_rank(two_rank_run, tmp_path, 
     assert len(RegionStore(tmp_path / "store").part_of_images()) == 5
     done = run(command("score.py", *two_rank_run.words, f"run.output={tmp_path}", ranks=1))
     assert f"scored {images - 5} images" in done.stdout
+    assert f"5 of {images} images are in the store already; scoring the others" in done.stderr
     assert files_of(tmp_path) == files_of(two_rank_run.output)
 
 
@@ -99,11 +106,31 @@ def test_a_killed_rank_costs_nothing_that_was_done_and_four_ranks_write_the_rest
     assert f"scored {images - len(before)} images" in done.stdout and "on 4 ranks;" in done.stdout
 
 
+def test_every_rank_logs_its_own_units(two_rank_run):
+    logs = [(two_rank_run.output / "log" / f"rank-{rank}.txt").read_text() for rank in range(2)]
+    counts = [[int(count) for count in re.findall(r"scored a unit of (\d+) images", log)] for log in logs]
+    assert all(counts) and sum(map(sum, counts)) == two_rank_run.images
+    assert "2 ranks; peak memory" in logs[0] and "peak memory" not in logs[1]
+
+
+def test_an_interrupted_run_says_that_the_same_command_goes_on(two_rank_run, tmp_path):
+    arguments = command("score.py", *two_rank_run.words, f"run.output={tmp_path}")
+    job = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
+    deadline = time.monotonic() + 300
+    while not part_times(tmp_path) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    job.send_signal(signal.SIGINT)
+    _, printed = job.communicate(timeout=120)
+    assert job.returncode == 130
+    assert printed.splitlines()[-1] == "interrupted; the same command goes on from what is stored"
+    assert "stopped by KeyboardInterrupt" in (tmp_path / "log" / "rank-0.txt").read_text()
+
+
 def test_a_complete_store_is_left_as_it_is(two_rank_run, tmp_path, capfd):
     output = two_rank_run.copy(tmp_path / "out")
     before = part_times(output)
     call("score", *two_rank_run.words, f"run.output={output}")
-    assert "nothing to score" in capfd.readouterr().out
+    assert f"nothing to score: all {two_rank_run.images} images are in the store" in capfd.readouterr().out
     assert files_of(output) == files_of(two_rank_run.output)
     assert part_times(output) == before
 
@@ -112,7 +139,10 @@ def test_torchrun_prints_a_users_mistake_once_and_without_our_traceback(two_rank
     words = [*two_rank_run.words, f"run.output={tmp_path}", "data.image_root=nowhere"]
     done = run(command("score.py", *words, ranks=2), status=1)
     assert done.stderr.count("error: data.image_root: no folder at nowhere") == 1
+    assert last_line(done.stderr).endswith("error: data.image_root: no folder at nowhere")
     assert not OWN_FRAME.search(done.stderr) and not (tmp_path / "store").exists()
+    for rank in range(2):
+        assert "error: data.image_root: no folder at nowhere" in (tmp_path / "log" / f"rank-{rank}.txt").read_text()
 
 
 def test_a_mistake_that_every_rank_finds_is_printed_once(two_rank_run, tmp_path):
@@ -137,7 +167,8 @@ def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_dataset, t
     output = tmp_path / "out"
     words = [*two_rank_run.words, *dataset.words(), f"run.output={output}"]
     done = run(command("score.py", *words, ranks=2), status=1)
-    assert "5 images could not be scored" in done.stderr
+    assert "5 images could not be scored (run.max_failures=0)" in done.stderr
+    assert "error: 5 images could not be scored" in last_line(done.stderr)
     reasons = {image_id: reason for image_id, _, reason in RegionStore(output / "store").failures()}
     expected = ["no such file", "empty file", "truncated file", "not an image", "the dataset says"]
     for image, reason in zip(data["images"], expected, strict=False):
