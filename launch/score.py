@@ -37,7 +37,7 @@ from plgen_ddp.world import World
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
-    with one_line_errors():
+    with one_line_errors(resumes=True):
         if arguments.label_only:
             config = load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)
             print_labels(label_store(plan_labelling(config)))

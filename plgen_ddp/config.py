@@ -75,8 +75,8 @@ class DetectorConfig:
     dropped."""
 
     min_objectness: float = 0.0
-    """Smallest objectness (0 to 1) of a box. Boxes below it are dropped; 0 keeps all. Labels stay the same where such a
-    box cannot score above `label.score_threshold`: up to 0.6 for VL-PLM's weight 0.5 and threshold 0.8."""
+    """Boxes of lower objectness (0 to 1) are not kept. Labels stay the same as long as no such box can exceed
+    `label.score_threshold`: for VL-PLM (weight 0.5, threshold 0.8), up to 0.6."""
 
     def __post_init__(self) -> None:
         check(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
@@ -104,9 +104,10 @@ class ClipConfig:
     """The encoder of the crops and of the prompts."""
 
     model: str = "ViT-B/32"
-    """OpenAI's module: a name of `clip.available_models()`, downloaded once a node, or a weights file. open_clip (extra
-    `open-clip`; SigLIP is there): `open_clip:MODEL/TAG` with a TAG of its pretrained weights, `open_clip:MODEL` with
-    `clip.weights`, or `open_clip:local-dir:FOLDER` with an open_clip_config.json in FOLDER."""
+    """An encoder of OpenAI's module: a name of `clip.available_models()`, downloaded once per node, or a weights file.
+    Or one of open_clip, SigLIP included (extra `open-clip`): `open_clip:MODEL/TAG` with a TAG of its pretrained
+    weights, `open_clip:MODEL` with `clip.weights`, or `open_clip:local-dir:FOLDER` with an open_clip_config.json in
+    FOLDER."""
 
     # Their contents are in the encoder's identity.
     weights: str | None = file_option(optional=True, decides=False)

@@ -99,11 +99,14 @@ def print_line(line: str, *, error: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
     """Turns a user's mistake into one line and exit status 2, Ctrl-C into 130; a bug keeps its traceback.
 
-    Under torchrun the line is left to torchrun, which prints it at the end of its own report. Printed here, it would
-    stand 25 lines above the end of the screen.
+    Under torchrun the line goes into torchrun's own report, which prints it last. Printed here, it would be 25 lines
+    above the end of the screen.
+
+    Args:
+        resumes: whether the same command goes on where it was interrupted.
     """
     try:
         yield
@@ -121,7 +124,8 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if _process.rank == 0:
-            print_line("interrupted; the same command goes on from what is stored", error=True)
+            goes_on = "; the same command goes on from what is stored" if resumes else ""
+            print_line(f"interrupted{goes_on}", error=True)
         raise SystemExit(130) from None
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that stand for a user's mistake, and what their one-line messages are made of."""
+"""The exceptions for a user's mistake, and what their one-line messages are made of."""
 
 import difflib
 import os

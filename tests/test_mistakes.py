@@ -78,7 +78,7 @@ def refused(capsys, script, words):
         ("label.annotations=nowhere.json", "label.annotations: cannot read nowhere.json"),
         (
             "label.templates=['" + "very " * 80 + "long {}']",
-            "label.vocabulary, label.templates: too long for CLIP.*'very very",
+            "label.vocabulary, label.templates: too long for the encoder.*'very very",
         ),
         ("label.output=/dev/null/labels.json", "label.output: cannot write into /dev/null"),
         ("label.output=/", "label.output: / is a folder"),

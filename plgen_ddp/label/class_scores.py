@@ -14,7 +14,8 @@ def best_names(
         embeddings: (n, d), unit length up to rounding.
         text_embeddings: float32 (c, d), unit length.
         similarity: a softmax is over all c names; a sigmoid is of each name alone.
-        novel: only the first so many names can be chosen. The others take their share of a softmax.
+        novel: number of novel names. They come first, and only they can be chosen; the others take their share of a
+            softmax.
 
     Returns:
         (index int64 (n,) into the novel names, its probability float64 (n,)).

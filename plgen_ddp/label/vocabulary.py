@@ -1,7 +1,4 @@
-"""Class names: the novel ones to score against, the base ones whose annotations stay, and their text embeddings.
-
-Text embeddings are kept with the region store, per set of templates: a name that was embedded once needs no CLIP again.
-"""
+"""Class names: the novel ones to score against, the base ones whose annotations stay, and the prompt templates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -28,7 +28,7 @@ from plgen_ddp.score.timing import add_seconds, stage
 
 T = TypeVar("T")
 
-# At least so many units, where the dataset has the images: small ones must spread over the ranks too.
+# Minimum number of units where there are enough images, so that a small dataset spreads over the ranks.
 _MIN_UNITS = 64
 # Decoded batches that wait for the detector: enough for a slow file now and then.
 _BATCHES_AHEAD = 8
@@ -320,7 +320,7 @@ def on_device(batches: Iterable[ImageBatch], device: torch.device) -> Iterator[I
 
 
 def _counted(batches: Iterable[ImageBatch]) -> Iterator[ImageBatch]:
-    """The batches; the running clock is told how long each took to decode, mostly in another thread."""
+    """The batches; adds the decoding time of each to the running clock."""
     for batch in batches:
         add_seconds("decode", batch.decode_seconds)
         yield batch

@@ -77,7 +77,7 @@ def read_detector_config(path: Path, options: DetectorConfig | None = None) -> C
     """
     cfg = get_cfg()
     try:
-        # detectron2 warns and falls back to unsafe YAML unless told otherwise.
+        # detectron2 warns and falls back to unsafe YAML by default.
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (YAMLError, KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
         raise UserError(f"detector.config: {path} is not a detectron2 config: {one_line(error)}") from None
@@ -303,8 +303,8 @@ class MaskRcnn:
 def propose_regions(rpn: RPN, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Instances], list[Tensor]]:
     """What `rpn` returns in eval mode, and for each image the boxes that its suppression has chosen from.
 
-    detectron2's `RPN.forward` shows the former only, so its steps are repeated here. The proposals are those of its
-    own `predict_proposals`, bit for bit.
+    detectron2's `RPN.forward` returns only the proposals, so this repeats its steps. The proposals come from its own
+    `predict_proposals`, bit for bit.
 
     Returns:
         The proposals, and float32 (m, 4) boxes for each image: the first `PRE_NMS_TOPK_TEST` of each level, xyxy in
