@@ -1,4 +1,4 @@
-"""The oracle itself: what it must get right before anything is compared with it."""
+"""The reference recipe itself: what it must get right before anything is compared with it."""
 
 import copy
 from collections.abc import Callable

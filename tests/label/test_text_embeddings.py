@@ -1,5 +1,7 @@
 """Prompts as the recipe makes them; embeddings that are made once, saved as they are made, and free of neighbours."""
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,9 @@ def test_prompts_have_the_article_and_spoken_names():
 def encoder(calls):
     def encode(texts):
         calls.append(list(texts))
-        rows = np.array([np.random.default_rng(len(text)).standard_normal(4) for text in texts], np.float32)
+        rows = np.array(
+            [np.random.default_rng(zlib.crc32(text.encode())).standard_normal(4) for text in texts], np.float32
+        )
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     return lambda: encode
