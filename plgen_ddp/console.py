@@ -190,7 +190,10 @@ class Progress:
         finished = False
         while not finished:
             finished = self._done.wait(_REFRESH)
-            scored = self._count(0)
+            try:
+                scored = self._count(0)
+            except PeerError:  # the rank itself finds out too, and stops
+                return
             bar.update(scored - bar.n if terminal else 0)
             if not terminal and (finished or time.monotonic() >= next_line):
                 next_line += _LINE_EVERY

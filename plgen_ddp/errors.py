@@ -24,6 +24,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def first_sentence(error: Exception) -> str:
+    """The first sentence of a library's error message. torch goes on to advise loading a file that may run code."""
+    return one_line(error).split(". ")[0]
+
+
 def user_message(error: UserError | OSError) -> str | None:
     """The one-line message for a user's mistake, or None for an `OSError` that names no file.
 

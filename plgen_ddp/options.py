@@ -243,11 +243,12 @@ def _resolve_files(tree: DictConfig, options: Mapping[str, "Field[Any]"], beside
         if found is not None:
             OmegaConf.update(tree, key, str(found))
         elif lookup.names and "," in value:
-            OmegaConf.update(tree, key, [name.strip() for name in value.split(",")])
+            OmegaConf.update(tree, key, [name.strip() for name in value.split(",") if name.strip()])
         else:
             known = [path.stem for path in configs.glob(lookup.packaged)] if lookup.packaged else []
             paths = " or ".join(str(place) for place in dict.fromkeys(places))
-            missing[key] = f"{key}: no file at {paths}{suggestion(value, known)}"
+            alone = f"; as a list of one name, write '{value},'" if lookup.names else ""
+            missing[key] = f"{key}: no file at {paths}{suggestion(value, known)}{alone}"
             if not lookup.optional:
                 raise UserError(missing[key])
     return missing

@@ -18,15 +18,21 @@ from plgen_ddp.device import DTYPES
 from plgen_ddp.encoders.crop_encoder import CropEncoder
 from plgen_ddp.encoders.encoder import Preprocessing, causal_length, filled_up, too_long
 from plgen_ddp.encoders.vision_transformer import attention, class_token, prepare_tower
-from plgen_ddp.errors import UserError, one_line, suggestion
+from plgen_ddp.errors import UserError, first_sentence, one_line, suggestion
 from plgen_ddp.files import file_sha256
 from plgen_ddp.options import deciding
 from plgen_ddp.records import Similarity
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # clip warns of pkg_resources at import, which no user of this package can mend
-    import clip
-    from clip.model import VisionTransformer
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clip warns of pkg_resources at import, which no user of this package can mend
+        import clip
+        from clip.model import VisionTransformer
+except ImportError as error:
+    raise UserError(
+        f"clip.model: OpenAI's module clip cannot be imported ({one_line(error)}): pip install clip-anytorch; the "
+        "package that PyPI calls clip is another one"
+    ) from None
 
 # OpenAI's preprocessing, on RGB in [0, 1].
 _MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
@@ -119,7 +125,7 @@ class ClipModel:
                 model, _ = clip.load(str(weights), device="cpu")
         except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, UnpicklingError, EOFError) as error:
             raise UserError(
-                f"clip.model: {weights} is not a CLIP checkpoint as OpenAI's module reads it: {one_line(error)}; "
+                f"clip.model: {weights} is not a CLIP checkpoint as OpenAI's module reads it: {first_sentence(error)}; "
                 "one that open_clip wrote is clip.model=open_clip:MODEL clip.weights=FILE"
             ) from None
         model.eval().requires_grad_(False)

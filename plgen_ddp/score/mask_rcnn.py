@@ -36,7 +36,7 @@ from yaml import YAMLError
 
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.device import DTYPES, resolve_precision
-from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.errors import UserError, first_sentence, one_line
 from plgen_ddp.files import file_sha256
 from plgen_ddp.options import deciding
 from plgen_ddp.score.agreement import agreement, box_iou
@@ -385,7 +385,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {one_line(error)}") from None
+        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {first_sentence(error)}") from None
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not any(str(name).startswith("proposal_generator.") for name in state):
         raise UserError(f"detector.weights: {path} holds no detectron2 detector: no proposal_generator.* tensors in it")
