@@ -147,7 +147,8 @@ def expected_value(option: "Field[Any]") -> str:
         tuple[float, ...]: "a list of numbers",
         tuple[str, ...]: "a list of texts",
     }
-    return words[kind] + (", or null" if optional else "")
+    described = "a mapping" if get_origin(kind) is dict else words[kind]
+    return described + (", or null" if optional else "")
 
 
 def _config_file(name_or_path: str | Path) -> Path:
