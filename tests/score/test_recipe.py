@@ -75,9 +75,10 @@ def compare(root: Path, annotations: Path, models: Any, output: Path, count: int
     DetectionCheckpointer(detector).load(str(models.weights))
     clip_model, preprocess = clip.load(str(models.clip), device="cpu")
     pixels = {int(image_id): cv2.imread(str(index.path(place))) for place, image_id in enumerate(index.image_ids)}
+    recipe = reference_recipe.Recipe(min_size=min_size)
     regions, evidence = (
         {
-            image_id: of(detector, cfg, clip_model, preprocess, image_bgr, min_size=min_size)
+            image_id: of(detector, cfg, clip_model, preprocess, image_bgr, recipe)
             for image_id, image_bgr in pixels.items()
         }
         for of in (reference_recipe.reference_regions, reference_recipe.reference_evidence)
