@@ -43,9 +43,10 @@ def deciding(section: Any) -> dict[str, Any]:
 class FileOption:
     """How the file that an option names is looked up; `load_structured` does it.
 
-    packaged: the packaged files that a bare name can mean, such as templates/*.txt; None: none.
-    optional: a file that is not found is a mistake only for a command that requires the option.
-    names: the option can also hold a list of names, so `a,b` is a list unless it is a file.
+    Attributes:
+        packaged: the packaged files that a bare name can mean, such as templates/*.txt; None: none.
+        optional: a file that is not found is a mistake only for a command that requires the option.
+        names: the option can also hold a list of names, so `a,b` is a list unless it is a file.
     """
 
     packaged: str | None

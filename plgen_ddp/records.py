@@ -130,9 +130,15 @@ class LabelSummary:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """COCO's box metrics over the novel names, each in [0, 1]; -1 where there is no such ground truth.
+    """COCO's box metrics over the novel names: AP and AR in [0, 1], or -1 where there is no such ground truth.
 
-    pls_per_image is over all evaluated images, with and without pseudo labels. AP50_by_name: each novel name's own.
+    Attributes:
+        AP, AP50, AP75: average precision over the IoUs 0.5 to 0.95, at 0.5, at 0.75.
+        AP_small, AP_medium, AP_large: AP for objects of under 32 x 32 pixels, up to 96 x 96, and above.
+        AR100: average recall with 100 boxes an image.
+        pls_per_image: pseudo labels an evaluated image, counting images without any.
+        pseudo_labels, images: how many were evaluated.
+        AP50_by_name: each novel name's own.
     """
 
     AP: float

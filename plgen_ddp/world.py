@@ -76,6 +76,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which prints for all ranks and writes what they share."""
         return self.rank == 0
 
     def close(self) -> None:

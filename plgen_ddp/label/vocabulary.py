@@ -19,9 +19,11 @@ from plgen_ddp.options import option_value
 class Vocabulary:
     """The names of one labelling.
 
-    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: all that are not novel.
-    distractors: words that take part in the softmax and never become a label; they need no category.
-    aliases: words that stand in prompts in a name's place, several of them averaged.
+    Attributes:
+        novel: names to score, each a category of the JSON.
+        base: categories whose annotations stay; None: all that are not novel.
+        distractors: names that are scored and never become a label; they need no category.
+        aliases: words that replace a name in the prompts; several are averaged.
     """
 
     novel: tuple[str, ...]
