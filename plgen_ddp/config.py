@@ -198,7 +198,7 @@ class LabelConfig:
     class_score: str = "novel"
     """Which name a box has, and how likely it is. novel: a softmax over the novel names and distractors (VL-PLM,
     MarvelOVD). all: over novel, base and distractor names. hierarchy: super and sub words of the vocabulary confirm the
-    name or contradict it (HCC)."""
+    name or contradict it (HCC). retrieved: a classifier a name, trained on the store's 100 nearest boxes (LP-OVOD)."""
 
     require_novel: bool = False
     """With class_score all: only boxes whose likeliest name of all is a novel one (DST-Det)."""
@@ -251,7 +251,7 @@ class LabelConfig:
         usable = self.temperature is None or 1e-6 <= self.temperature < math.inf
         check(usable, "label.temperature", self.temperature, "a number from 1e-6, or null")
         choices = {
-            "class_score": ("novel", "all", "hierarchy"),
+            "class_score": ("novel", "all", "hierarchy", "retrieved"),
             "box_score": ("objectness", "foreground", "agreement", "none", "learned", "verified"),
             "fusion": ("mean", "geometric", "logits", "class_only"),
             "threshold": ("fixed", "f_beta_base", "precision"),
@@ -260,6 +260,10 @@ class LabelConfig:
             check(getattr(self, name) in known, f"label.{name}", getattr(self, name), "one of " + ", ".join(known))
         known = ("inside", "base_iou", "base_inside")
         check(set(self.suppress) <= set(known), "label.suppress", list(self.suppress), "a list of " + ", ".join(known))
+        chooses = self.class_score == "retrieved" and self.threshold != "fixed"
+        check(
+            not chooses, "label.threshold", self.threshold, "fixed with class_score retrieved, which knows no base name"
+        )
         check(0 < self.f_beta < math.inf, "label.f_beta", self.f_beta, "a positive number")
         names = ("objectness_weight", "score_threshold", "box_threshold", "wanted_precision", "nms_iou", "base_iou")
         for name in names:

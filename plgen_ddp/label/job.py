@@ -24,6 +24,7 @@ from plgen_ddp.image_files import dataset_digest
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
 from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
 from plgen_ddp.label.rule import NameTable, Rule, name_table
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.label.thresholds import ChosenThreshold
@@ -249,8 +250,10 @@ def _base_boxes(plan: LabelPlan) -> BaseBoxes | None:
 
 
 def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule, ChosenThreshold | None]:
-    """The rule with what base names teach it, and the threshold that they choose, if one is to be chosen."""
+    """The rule with all that it learns from the store, and the threshold that base names choose, if they are to."""
     options = rule.options
+    if options.class_score == "retrieved":
+        rule = replace(rule, name_classifiers=train_names(_nearest_boxes(work, rule, paths)))
     if options.box_score not in ("learned", "verified") and options.threshold == "fixed":
         return rule, None
 
@@ -273,6 +276,21 @@ def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule,
             break
     rule = learn_from_base(rule, sample)
     return rule, choose_threshold(rule, sample) if options.threshold != "fixed" else None
+
+
+def _nearest_boxes(work: _Work, rule: Rule, paths: Sequence[Path]) -> NearestBoxes:
+    """The boxes of the whole store that are nearest to each novel name."""
+    names, dim = rule.table.novel, rule.text_embeddings.shape[1]
+
+    def of_part(path: Path) -> NearestBoxes:
+        cosines, embeddings = [np.empty((0, names))], [np.empty((0, dim), np.float16)]
+        for image, _ in work.images(path):
+            likely = image.objectness >= MIN_OBJECTNESS
+            cosines.append(rule.cosines(image)[likely, :names])
+            embeddings.append(image.embeddings[likely])
+        return nearest_boxes(np.concatenate(cosines), np.concatenate(embeddings))
+
+    return merge(work.pool.map(of_part, paths))
 
 
 def _label_parts(work: _Work, rule: Rule, threshold: float, paths: Sequence[Path]) -> tuple[PseudoLabels, int]:

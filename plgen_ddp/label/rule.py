@@ -14,6 +14,7 @@ import numpy as np
 from plgen_ddp.config import LabelConfig
 from plgen_ddp.label.box_scores import COLUMNS, column_score, fuse
 from plgen_ddp.label.class_scores import best_names, cosines, hierarchical, probabilities
+from plgen_ddp.label.retrieval import NameClassifiers
 from plgen_ddp.label.verified import Classifier, NamedBoxes, box_features, pair_features
 from plgen_ddp.label.vocabulary import Vocabulary
 from plgen_ddp.records import Regions, Similarity
@@ -112,6 +113,7 @@ class Rule:
         text_embeddings: float32 (words of the table, d), unit length.
         cosine_mean, cosine_deviation: float64, over the store, of each name of the table; None until measured.
         classifier: for `label.box_score` learned and verified; None until trained.
+        name_classifiers: for `label.class_score` retrieved; None until trained.
     """
 
     options: LabelConfig
@@ -121,6 +123,7 @@ class Rule:
     cosine_mean: np.ndarray | None = None
     cosine_deviation: np.ndarray | None = None
     classifier: Classifier | None = None
+    name_classifiers: NameClassifiers | None = None
 
     def __post_init__(self) -> None:
         if self.options.temperature is not None:
@@ -146,7 +149,11 @@ class Rule:
             named = self.named(cosine, group)
             score = self._classify(pair_features(regions, named, extent), regions.image_id)
             return ScoredBoxes(named.name, named.probability, score, score)
-        name, class_score = self._names(cosine, group)
+        if options.class_score == "retrieved":
+            assert self.name_classifiers is not None, "trained before the first image is labelled"
+            name, class_score = best_names(self.name_classifiers(regions.embeddings), self.table.novel)
+        else:
+            name, class_score = self._names(cosine, group)
         if options.box_score == "none":
             box_score = np.ones(len(name))
         elif options.box_score in COLUMNS:

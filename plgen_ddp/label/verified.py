@@ -55,7 +55,7 @@ def box_features(regions: Regions, extent: tuple[int, int]) -> dict[str, np.ndar
     overlap = ious(boxes, boxes)
     np.fill_diagonal(overlap, 0)
     inside = _without_self(covered(boxes, boxes) > _INSIDE)
-    found: dict[str, np.ndarray] = {"objectness": logit(regions.objectness.astype(np.float64))}
+    found: dict[str, Any] = {"objectness": logit(regions.objectness.astype(np.float64))}
     for name in EVIDENCE:
         if (column := getattr(regions, name)) is not None:
             values = column.astype(np.float64)
