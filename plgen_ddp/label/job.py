@@ -279,8 +279,8 @@ def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule,
 
 
 def _nearest_boxes(work: _Work, rule: Rule, paths: Sequence[Path]) -> NearestBoxes:
-    """The boxes of the whole store that are nearest to each novel name."""
-    names, dim = rule.table.novel, rule.text_embeddings.shape[1]
+    """The boxes of the whole store that are nearest to each novel and base name."""
+    names, dim = rule.table.novel + rule.table.base, rule.text_embeddings.shape[1]
 
     def of_part(path: Path) -> NearestBoxes:
         cosines, embeddings = [np.empty((0, names))], [np.empty((0, dim), np.float16)]

@@ -1,7 +1,8 @@
 """One linear classifier a name, trained on the boxes of the whole store that are nearest to the name's text embedding.
 
 LP-OVOD (WACV 2024; VinAIResearch/LP-OVOD, retrieval/run.py) takes the 100 nearest boxes of objectness 0.5 or more for
-each name and trains a linear sigmoid classifier on them. Here the negatives of a name are the other names' boxes.
+each name and trains a linear sigmoid classifier on them. Here the negatives of a name are the boxes of the other
+names, base names among them.
 """
 
 from collections.abc import Iterable

@@ -87,7 +87,7 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
 def needs_base_names(options: LabelConfig) -> bool:
     """Whether a rule looks at base names at all; the recipes do not."""
     learns = options.box_score in ("learned", "verified") or options.threshold != "fixed"
-    return learns or options.class_score == "all"
+    return learns or options.class_score in ("all", "retrieved")
 
 
 def uses_hierarchy(options: LabelConfig) -> bool:
@@ -151,7 +151,9 @@ class Rule:
             return ScoredBoxes(named.name, named.probability, score, score)
         if options.class_score == "retrieved":
             assert self.name_classifiers is not None, "trained before the first image is labelled"
-            name, class_score = best_names(self.name_classifiers(regions.embeddings), self.table.novel)
+            name, class_score = best_names(
+                self.name_classifiers(regions.embeddings)[:, self.table.asked(group)], len(self.table.asked(group))
+            )
         else:
             name, class_score = self._names(cosine, group)
         if options.box_score == "none":
