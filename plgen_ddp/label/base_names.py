@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from plgen_ddp.boxes import ious, match_one_to_one
 from plgen_ddp.errors import UserError
-from plgen_ddp.label.boxes import ious
 from plgen_ddp.label.labels import kept_boxes
 from plgen_ddp.label.rule import Rule
-from plgen_ddp.label.thresholds import ChosenThreshold, best_f_beta, lowest_with_precision, match_one_to_one
+from plgen_ddp.label.thresholds import ChosenThreshold, best_f_beta, lowest_with_precision
 from plgen_ddp.label.verified import RIGHT_IOU, Classifier, box_features, pair_features, stack_features, train
 from plgen_ddp.records import Regions
 

@@ -5,8 +5,8 @@ VL-PLM and MarvelOVD differ in two numbers of it: the weight of objectness in th
 
 import numpy as np
 
+from plgen_ddp.boxes import covered, ious
 from plgen_ddp.config import LabelConfig
-from plgen_ddp.label.boxes import covered, ious
 from plgen_ddp.label.rule import ScoredBoxes
 from plgen_ddp.records import PseudoLabels, Regions
 

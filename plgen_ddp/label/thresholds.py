@@ -17,27 +17,6 @@ class ChosenThreshold:
     recall: float
 
 
-def match_one_to_one(overlap: np.ndarray, same_name: np.ndarray, iou: float) -> np.ndarray:
-    """Which labels of one image are right: each takes the free object of its name that it overlaps most.
-
-    Args:
-        overlap: IoU float64 (n, m) of labels, by falling score, and objects.
-        same_name: bool (n, m).
-        iou: the smallest overlap of a match.
-
-    Returns:
-        bool (n,).
-    """
-    free = np.where(same_name, overlap, 0)
-    right = np.zeros(len(free), bool)
-    for label in np.flatnonzero((free >= iou).any(axis=1)).tolist():
-        best = int(free[label].argmax())
-        if free[label, best] >= iou:
-            right[label] = True
-            free[:, best] = 0
-    return right
-
-
 def best_f_beta(scores: np.ndarray, right: np.ndarray, objects: int, beta: float) -> ChosenThreshold:
     """The threshold with the best F-beta of the labels above it.
 

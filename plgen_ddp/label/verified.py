@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from plgen_ddp.boxes import covered, ious
 from plgen_ddp.label.box_scores import logit
-from plgen_ddp.label.boxes import covered, ious
 from plgen_ddp.records import EVIDENCE, Regions
 
 FOLDS = 5

@@ -1,4 +1,4 @@
-"""How boxes lie to each other: overlaps, and what they suppress. Pure functions on arrays, float64, xyxy."""
+"""How boxes lie to each other, and which of them find an object. Pure functions on arrays, float64, xyxy."""
 
 import numpy as np
 
@@ -26,3 +26,24 @@ def covered(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     """The share of each box's own area that lies in each of the others, (n, m)."""
     own = np.maximum(areas(boxes_xyxy), np.finfo(np.float64).tiny)
     return intersections(boxes_xyxy, others_xyxy) / own[:, None]
+
+
+def match_one_to_one(overlap: np.ndarray, same_name: np.ndarray, iou: float) -> np.ndarray:
+    """Which labels of one image are right: each takes the free object of its name that it overlaps most.
+
+    Args:
+        overlap: IoU float64 (n, m) of labels, by falling score, and objects.
+        same_name: bool (n, m).
+        iou: the smallest overlap of a match.
+
+    Returns:
+        bool (n,).
+    """
+    free = np.where(same_name, overlap, 0)
+    right = np.zeros(len(free), bool)
+    for label in np.flatnonzero((free >= iou).any(axis=1)).tolist():
+        best = int(free[label].argmax())
+        if free[label, best] >= iou:
+            right[label] = True
+            free[:, best] = 0
+    return right
