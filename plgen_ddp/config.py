@@ -185,8 +185,8 @@ class LabelConfig:
     """COCO-format JSON to label; null: `data.annotations`. The store must hold its images, its categories the names."""
 
     vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
-    """The novel names: a YAML file (`novel`, and optionally `base`, `distractors`, `aliases`), or a list of names.
-    Without `base`, every other category of the JSON is base and keeps its annotations."""
+    """The novel names: a YAML file (`novel`, and optionally `base`, `distractors`, `aliases`, `supers`, `subs`), or a
+    list of names. Without `base`, every other category of the JSON is base and keeps its annotations."""
 
     templates: Any = file_option("templates/*.txt")
     """Prompt templates with `{}` for the name and `{article}` for a/an: a text file, one a line, or a list."""
