@@ -9,7 +9,8 @@ CLIP is loaded only for names that the store has not seen under these templates.
 import sys
 from collections.abc import Sequence
 
-from plgen_ddp.config import command_line, load_config
+from plgen_ddp.command_line import command_line
+from plgen_ddp.config import load_config
 from plgen_ddp.console import one_line_errors, print_labels
 from plgen_ddp.label.job import LABELLING_REQUIRES, label_store, plan_labelling
 

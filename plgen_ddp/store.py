@@ -36,10 +36,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plgen_ddp.config import Config, given
+from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
+from plgen_ddp.options import given
 from plgen_ddp.records import EVIDENCE, Failure, Regions, Similarity
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.

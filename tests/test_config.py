@@ -102,7 +102,16 @@ def test_commas_make_a_list_unless_a_file_has_that_name(monkeypatch, tmp_path):
         ("run.workers=-1", "run.workers is -1; expected 0 or more"),
         ("label.nms_iou=1.5", "label.nms_iou is 1.5; expected a number from 0 to 1"),
         ("clip.precision=fp8", "clip.precision is 'fp8'; expected one of auto, fp32"),
-        ("clip.crop_scales=[]", "clip.crop_scales"),
+        ("run.workers=null", "run.workers is null; expected a whole number"),
+        ("data.limit=1.5", "data.limit is 1.5; expected a whole number, or null"),
+        ("label.allow_partial=maybe", "label.allow_partial is 'maybe'; expected true or false"),
+        ("clip.crop_scales=[]", "clip.crop_scales is .*; expected one or more positive numbers"),
+        ("clip.crop_scales=1,wide", r"clip.crop_scales is \[1, 'wide'\]; expected a list of numbers"),
+        ("clip.crop_scales=[1, [2]]", r"clip.crop_scales is \[1, \[2\]\]; expected a list of numbers"),
+        ("clip.crop_scales=null", "clip.crop_scales is null; expected a list of numbers"),
+        ("run.output='out", """run.output: "'out" is not valid YAML: line 1: found unexpected end of stream"""),
+        ("run.output='a' b", "run.output: .* is not valid YAML: line 1: "),
+        ("run.output=${nowhere}", "run.output: .*'nowhere' not found"),
         ("data.limit=0", "data.limit is 0"),
         ("data=1", "write data.key=value"),
         ("run={workers: 1}", "'run' on the command line is a section"),
@@ -127,7 +136,7 @@ def test_a_mistake_on_the_command_line_is_one_line_that_names_it(tmp_path, word,
     [
         ("run: {wrokers: 3}", "unknown key run.wrokers in .*did you mean 'run.workers'"),
         ("run: [1, 2]", "'run' in .* is a section"),
-        ("run: {workers: [}", "is not valid YAML"),
+        ("run:\n  workers: [}", "is not valid YAML: line 2: "),
         ("- 1", "does not hold a mapping"),
         ("run: {output: !!python/object/apply:os.system ['true']}", "is not valid YAML"),
     ],
@@ -138,6 +147,15 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         load_config(path)
     assert "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_of_the_wrong_type_in_the_file_is_named_with_its_key(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("clip: {crop_scales: 1}")
+    with pytest.raises(UserError, match=r"clip\.crop_scales is 1; expected a list of numbers"):
+        load_config(path)
+    assert load_config(path, ["clip.crop_scales=2"]).clip.crop_scales == [2.0], "the command line replaced it"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class TinyModels:
             f"detector.config={self.config}",
             f"detector.weights={self.weights}",
             f"clip.model={self.clip}",
+            "clip.activation=quick_gelu",
             "detector.precision=fp32",
             "clip.precision=fp32",
         ]

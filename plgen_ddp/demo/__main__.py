@@ -15,10 +15,11 @@ from pathlib import Path
 import cv2
 
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import Config, given, load_config
+from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import one_line_errors, print_evaluation
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.image_files import index_images
+from plgen_ddp.options import given
 from plgen_ddp.report.pictures import draw_boxes
 
 CONFIG = "configs/demo.yaml"

@@ -28,6 +28,16 @@ class Preprocessing:
     std_rgb: tuple[float, float, float]
 
 
+def causal_length(last_end: int, context_length: int) -> int:
+    """How many tokens a causal text tower needs to read of prompts whose last end token is at position `last_end`.
+
+    Nothing behind the end token reaches it, so the context can be cut there and the embedding stays the same. It is cut
+    at a multiple of 16 tokens. Attention then adds in the order it has on the whole context, vector by vector, so on a
+    CPU the embeddings keep their bits; and a name's do not depend on the length of other names.
+    """
+    return min(-(-(last_end + 1) // 16) * 16, context_length)
+
+
 class Encoder(Protocol):
     """A model with an image tower and a text tower, on one device in one precision."""
 

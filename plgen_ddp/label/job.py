@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from plgen_ddp import __version__
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import Config, given, require
+from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output, file_sha256
@@ -29,6 +29,7 @@ from plgen_ddp.label.rule import NameTable, Rule, name_table
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.label.thresholds import ChosenThreshold
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
+from plgen_ddp.options import given, require
 from plgen_ddp.records import LabelSummary, PseudoLabels, Regions
 from plgen_ddp.store import Manifest, RegionStore, store_of
 
@@ -122,8 +123,7 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
     from plgen_ddp.encoders.loading import check_prompts  # only here: labelling alone may need no torch
 
     plan = plan_labelling(config)
-    for words in plan.table.words:
-        check_prompts(config.clip, prompts(words, plan.templates))
+    check_prompts(config.clip, [text for names in plan.table.words for text in prompts(names, plan.templates)])
     absent = sorted(set(plan.image_ids) - set(scored.tolist()))
     if absent and not config.label.allow_partial:
         raise UserError(
@@ -187,7 +187,8 @@ def embed_names(plan: LabelPlan) -> np.ndarray:
     """
     store = store_of(plan.config)
     manifest = store.manifest()
-    cache = TextEmbeddings(store.folder / "vocabulary", plan.templates, manifest.dim)
+    precision = plan.config.clip.text_precision
+    cache = TextEmbeddings(store.folder / "vocabulary", plan.templates, manifest.dim, precision)
     return cache.embed(plan.table.words, lambda: _load_text_encoder(plan, manifest))
 
 
@@ -337,8 +338,9 @@ def _load_text_encoder(plan: LabelPlan, manifest: Manifest) -> Callable[[Sequenc
     # A rank scores on one thread, and is alone now. Text embeddings keep their bits on several: a test holds it.
     torch.set_num_threads(available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() and plan.config.run.device != "cpu" else "cpu")
-    encoder = load_encoder(options, weights, device, precision="fp32")
-    print_line(f"embedding {len(plan.table.words)} names, {len(plan.templates)} prompts each", error=True)
+    encoder = load_encoder(options, weights, device, options.text_precision)
+    if encoder.identity().get("tokenizer") != manifest.identity["clip"].get("tokenizer"):
+        raise UserError(f"clip.tokenizer: {options.tokenizer} is not the tokenizer of this store")
     return lambda texts: encoder.encode_texts(texts).cpu().numpy()
 
 

@@ -13,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plgen_ddp.coco import Category
-from plgen_ddp.config import Config, option_value
+from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError, one_line, suggestion
+from plgen_ddp.options import option_value
 
 
 @dataclass(frozen=True)

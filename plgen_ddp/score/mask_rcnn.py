@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from yaml import YAMLError
 
-from plgen_ddp.config import DetectorConfig, deciding
+from plgen_ddp.config import DetectorConfig
 from plgen_ddp.device import DTYPES, resolve_precision
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256
+from plgen_ddp.options import deciding
 from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import resize_images
@@ -362,7 +363,7 @@ def box_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     overlap = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp_(min=0)
     overlap *= (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp_(min=0)
     union = (x1 - x0) * (y1 - y0) + (other_x1 - other_x0) * (other_y1 - other_y0) - overlap
-    return overlap / union.clamp_(min=torch.finfo(union.dtype).tiny)
+    return (overlap / union).nan_to_num_(0)
 
 
 def _prepare_half_precision(model: Any, dtype: torch.dtype) -> None:
