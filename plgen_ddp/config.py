@@ -111,10 +111,11 @@ class ClipConfig:
     # Their contents are in the encoder's identity.
     weights: str | None = file_option(optional=True, decides=False)
     """Weights file for `open_clip:MODEL` (.pt, .bin, .safetensors). With a TAG, preprocessing and activation are the
-    TAG's, the weights the file's."""
+    TAG's, the weights the file's. null: the TAG's own weights, which are downloaded, or those in the FOLDER."""
 
     tokenizer: str | None = decides_nothing(None)
-    """tokenizer.json, or a folder with it, for models of open_clip whose tokenizer is a download, as SigLIP's is."""
+    """tokenizer.json, or a folder with it, for models of open_clip whose tokenizer is a download, as SigLIP's is. null:
+    the model's own, which may be downloaded."""
 
     activation: str = decides_nothing("auto")  # what it resolves to is in the encoder's identity
     """Activation of a weights file for OpenAI's module: quick_gelu, gelu or auto. auto: what the code in a TorchScript

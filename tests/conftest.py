@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from commands import REPOSITORY, command, environment, run
-from devices import DEVICES, needs_compiler
 from finished_runs import FinishedRun
-from small_datasets import COCO_MINI, SmallDataset, scenes_words, take_images
+from small_datasets import COCO_MINI, SmallDataset, scenes_words
 from tiny_models import TinyModels
-
-# Re-exports, until nothing imports them from here.
-__all__ = ["DEVICES", "REPOSITORY", "command", "needs_compiler", "run", "take_images"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -207,7 +207,7 @@ def test_images_to_label_that_will_not_be_scored_are_named_before_scoring(words,
     path.write_text(json.dumps(data | {"annotations": []}))
     line = refused(capsys, "score", [*words, "data.limit=null", f"label.annotations={path}"])
     assert "3 of 3 images of label.annotations are not in data.annotations" in line
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "store").exists()
 
 
 def test_dropping_boxes_of_low_objectness_leaves_the_labels_as_they_are(two_rank_run, tmp_path):

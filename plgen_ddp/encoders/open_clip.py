@@ -21,7 +21,7 @@ from torch.nn import functional
 from plgen_ddp.config import ClipConfig
 from plgen_ddp.device import DTYPES
 from plgen_ddp.encoders.crop_encoder import CropEncoder
-from plgen_ddp.encoders.encoder import Preprocessing, causal_length
+from plgen_ddp.encoders.encoder import Preprocessing, causal_length, filled_up
 from plgen_ddp.encoders.open_clip_tokens import Tokenizer, read_tokenizer, tokenizer_file
 from plgen_ddp.errors import UserError, one_line, suggestion
 from plgen_ddp.files import file_sha256
@@ -189,14 +189,14 @@ class OpenClipModel:
         Raises:
             UserError: a prompt longer than the model's context.
         """
-        tokens = self._tokenizer(prompts)
+        tokens = filled_up(self._tokenizer(prompts))
         # CustomTextCLIP has a text tower of its own; CLIP holds the tower's parts itself.
         tower = getattr(self._model, "text", self._model)
         if _is_causal(tower):
             features = self._causal_features(tower, tokens)
         else:
             features = self._model.encode_text(tokens.to(self._device))
-        return functional.normalize(features.float(), dim=-1)
+        return functional.normalize(features[: len(prompts)].float(), dim=-1)
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self._model.encode_image(pixels.to(self._dtype))

@@ -16,7 +16,7 @@ from plgen_ddp.config import ClipConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.device import DTYPES
 from plgen_ddp.encoders.crop_encoder import CropEncoder
-from plgen_ddp.encoders.encoder import Preprocessing, causal_length
+from plgen_ddp.encoders.encoder import Preprocessing, causal_length, filled_up
 from plgen_ddp.encoders.vision_transformer import attention, class_token, prepare_tower
 from plgen_ddp.errors import UserError, one_line, suggestion
 from plgen_ddp.files import file_sha256
@@ -165,11 +165,11 @@ class ClipModel:
         Raises:
             UserError: a prompt longer than CLIP's context.
         """
-        tokens = check_prompts(prompts, self._model.context_length)
+        tokens = filled_up(check_prompts(prompts, self._model.context_length))
         ends = tokens.argmax(dim=-1)  # the end token is the largest
         length = causal_length(int(ends.max()), self._model.context_length)
         features = self._text_features(tokens[:, :length].to(self._device), ends.to(self._device))
-        return functional.normalize(features.float(), dim=-1)
+        return functional.normalize(features[: len(prompts)].float(), dim=-1)
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         tower = self._model.visual

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import COCO_MINI, REPOSITORY
+from commands import REPOSITORY
 from PIL import Image
+from small_datasets import COCO_MINI
 from torchvision.ops import box_iou
 
 from plgen_ddp.benchmark.reference_recipe import (

@@ -43,7 +43,7 @@ def test_the_same_store_takes_other_names_and_prompts(demo):
     assert pseudo == {"heart", "fish", "key"}
 
 
-def test_the_user_is_told_where_labels_and_pictures_are(demo):
+def test_the_demo_prints_where_labels_and_pictures_are(demo):
     output, printed = demo
     for path in (output / "labels_marvelovd.json", output / "labels_vlplm.json", output / "metrics.json"):
         assert str(path) in printed and path.is_file()

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES, REPOSITORY, command, needs_compiler, run
+from commands import REPOSITORY, command, run
+from devices import DEVICES, needs_compiler
 from PIL import Image
 from torch.nn import functional
 
@@ -120,7 +121,7 @@ def test_siglips_context_is_not_cut(folders):
     read = []
     ours._model.text.token_embedding.register_forward_hook(lambda layer, inputs, result: read.append(inputs[0].shape))
     ours.encode_texts(["a cat"])
-    assert read == [(1, 64)]
+    assert read == [(16, 64)]
 
 
 @pytest.mark.parametrize(("end", "padding"), [("</s>", 1), ("<eos>", 0)])

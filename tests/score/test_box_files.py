@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import REPOSITORY, command, run
+from commands import REPOSITORY, command, run
 
 from plgen_ddp.coco import Image
 from plgen_ddp.config import DetectorConfig, load_config

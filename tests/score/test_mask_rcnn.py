@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from commands import REPOSITORY
 from detectron2.structures import Boxes
 from torchvision.ops import box_iou as all_ious
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from commands import REPOSITORY
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -62,7 +62,7 @@ def stored_regions(root: Path, annotations: Path, models: Any, output: Path, cou
     """(config, images, similarity, regions by image id) of stage 1, with other options of `detector`."""
     changes = [f"detector.{name}={value}" for name, value in options.items()]
     config = load_config(
-        CONFIGS / "coco_vlplm.yaml", [*models.overrides(), f"run.output={output}", "run.workers=0", *changes]
+        CONFIGS / "coco_vlplm.yaml", [*models.words(), f"run.output={output}", "run.workers=0", *changes]
     )
     index = index_images(CocoFile(annotations, "data.annotations").images(), str(root), annotations).first(count)
     ours = load_models(config, Weights(models.weights, models.clip), CPU)

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from commands import REPOSITORY
 
 from plgen_ddp.benchmark.seeded_models import TINY_DETECTOR_YAML
 from plgen_ddp.demo.scenes import write_scenes
