@@ -204,10 +204,9 @@ class LabelConfig:
     `data.annotations`."""
 
     vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
-    """The novel names: a YAML file with `novel` and optionally `base`, `distractors`, `aliases`,
-    `supers` and `subs`, the name of one in
-    configs/vocabularies, a list of names (`dog,cat`), or such a mapping. Without `base`, every other category of the
-    JSON is base and keeps its annotations. Labelling needs it."""
+    """The novel names: a YAML file with `novel` and optionally `base`, `distractors`, `aliases`, `supers` and `subs`,
+    the name of one in configs/vocabularies, a list of names (`dog,cat`), or such a mapping. Without `base`, every other
+    category of the JSON is base and keeps its annotations. Labelling needs it."""
 
     templates: Any = file_option("templates/*.txt")
     """Prompt templates: a text file with one per line, the name of one in configs/templates, or a list. `{}` is
@@ -227,7 +226,8 @@ class LabelConfig:
 
     box_score: str = "objectness"
     """How good a box is. objectness, foreground, agreement: the store's evidence. none: every box is as good. learned:
-    by a classifier that the base annotations train. verified: it judges the name too, and is the whole score."""
+    by a classifier that the base annotations train. verified: it judges the name too, and is the whole score;
+    class_score and fusion decide nothing then."""
 
     fusion: str = "mean"
     """How both scores become one, with objectness_weight as the weight w of the box score b against the class score c.
@@ -237,10 +237,10 @@ class LabelConfig:
     """Weight of the box score in the fused score, from 0 to 1."""
 
     score_threshold: float = 0.8
-    """A box is kept where its score is above this; label.threshold can choose it instead."""
+    """A box is kept where its score is above this, from 0 to 1; `label.threshold` can choose it instead."""
 
     box_threshold: float = 0.0
-    """A box is kept where its box score is at least this."""
+    """A box is kept where its box score is at least this, from 0 to 1."""
 
     threshold: str = "fixed"
     """Where score_threshold comes from. fixed: as it stands. f_beta_base: the one with the best F-beta when base names
@@ -260,7 +260,7 @@ class LabelConfig:
     overlaps a base annotation by an IoU above base_iou. base_inside: a box that lies to 80 % in a base annotation."""
 
     base_iou: float = 0.5
-    """The IoU of suppress base_iou."""
+    """IoU (0 to 1) with a base annotation above which suppress base_iou drops a box."""
 
     allow_partial: bool = False
     """Whether labelling goes on although the store lacks images of the JSON. Those images get no pseudo labels."""

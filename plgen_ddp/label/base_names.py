@@ -14,12 +14,20 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.label.labels import kept_boxes
 from plgen_ddp.label.rule import Rule
 from plgen_ddp.label.thresholds import ChosenThreshold, best_f_beta, lowest_with_precision
-from plgen_ddp.label.verified import RIGHT_IOU, Classifier, box_features, pair_features, stack_features, train
+from plgen_ddp.label.verified import (
+    RIGHT_IOU,
+    Classifier,
+    box_features,
+    fewest_to_learn_from,
+    pair_features,
+    stack_features,
+    train,
+)
 from plgen_ddp.records import Regions
 
 # A learned box score says how likely a box fits an object this well.
 _FITS_IOU = 0.6
-# So many right boxes are the least to learn from.
+# So many right and so many wrong boxes are the least to learn from.
 _FEWEST = 50
 
 
@@ -50,14 +58,24 @@ def learn_from_base(rule: Rule, sample: Sequence[SampledImage]) -> Rule:
     options = rule.options
     if options.box_score not in ("learned", "verified"):
         return rule
-    every = np.concatenate([image.cosine for image in sample])
-    rule = replace(rule, cosine_mean=every.mean(axis=0), cosine_deviation=np.maximum(every.std(axis=0), 1e-6))
+    if options.box_score == "verified" and sample:
+        every = np.concatenate([image.cosine for image in sample])
+        rule = replace(rule, cosine_mean=every.mean(axis=0), cosine_deviation=np.maximum(every.std(axis=0), 1e-6))
     return replace(rule, classifier=_train_classifier(rule, sample))
 
 
 def choose_threshold(rule: Rule, sample: Sequence[SampledImage]) -> ChosenThreshold:
-    """The score threshold that `label.threshold` asks for, from the base names of the sample."""
+    """The score threshold that `label.threshold` asks for, from the base names of the sample.
+
+    Raises:
+        UserError: no image of the sample has a base annotation.
+    """
     options = rule.options
+    if not any(len(image.base_names) for image in sample):
+        raise UserError(
+            f"label.threshold is {options.threshold}, which compares labels of base names with base annotations, and "
+            "no scored image has any; set label.threshold=fixed and label.score_threshold"
+        )
     scores, right, objects = base_labels(rule, sample)
     if options.threshold == "precision":
         return lowest_with_precision(scores, right, objects, options.wanted_precision)
@@ -81,6 +99,8 @@ def base_labels(rule: Rule, sample: Sequence[SampledImage]) -> tuple[np.ndarray,
         same = scored.name[kept][:, None] == image.base_names[None, :]
         scores.append(scored.score[kept])
         right.append(match_one_to_one(overlap, same, RIGHT_IOU))
+    if not sample:
+        return np.empty(0), np.empty(0, bool), 0
     return np.concatenate(scores), np.concatenate(right), sum(len(image.base_names) for image in sample)
 
 
@@ -98,9 +118,11 @@ def _train_classifier(rule: Rule, sample: Sequence[SampledImage]) -> Classifier:
             right.append(overlap.max(axis=1, initial=0) >= _FITS_IOU)
         image_ids.append(np.full(len(image.regions.objectness), image.regions.image_id))
     answers = np.concatenate(right) if right else np.empty(0, bool)
-    if min(answers.sum(), (~answers).sum()) < _FEWEST:
+    images = np.concatenate(image_ids) if image_ids else np.empty(0, np.int64)
+    if fewest_to_learn_from(answers, images) < _FEWEST:
         raise UserError(
-            f"label.box_score is {rule.options.box_score}, which learns from base annotations, and only "
-            f"{int(answers.sum())} boxes of the store overlap one; use another box_score, or label more images"
+            f"label.box_score is {rule.options.box_score}, which learns from base annotations, and of the "
+            f"{len(answers)} boxes on images that have some, {int(answers.sum())} fit one; it needs {_FEWEST} that fit "
+            f"and {_FEWEST} that do not, without a fifth of the images: label more images, or use another box_score"
         )
-    return train(stack_features(rows), answers, np.concatenate(image_ids))
+    return train(stack_features(rows), answers, images)

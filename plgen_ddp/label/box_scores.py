@@ -17,10 +17,16 @@ def column_score(regions: Regions, name: str) -> np.ndarray:
     """
     column = getattr(regions, name)
     if column is None:
-        raise UserError(
-            f"label.box_score is {name}, and the boxes of this store have no such evidence; use objectness or none"
-        )
+        raise no_evidence(name)
     return column.astype(np.float64)
+
+
+def no_evidence(name: str) -> UserError:
+    """The boxes come from a file, which has no evidence beside a score."""
+    return UserError(
+        f"label.box_score is {name}, and the boxes of this store have no such evidence; use objectness, learned, "
+        "verified or none"
+    )
 
 
 def fuse(class_score: np.ndarray, box_score: np.ndarray, fusion: str, box_weight: float) -> np.ndarray:

@@ -23,6 +23,7 @@ from plgen_ddp.files import check_output, file_sha256
 from plgen_ddp.image_files import dataset_digest
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
+from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.labels import kept_boxes, label_image
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
 from plgen_ddp.label.rule import NameTable, Rule, name_table
@@ -117,12 +118,14 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
     """Checks the labelling that is to follow the scoring of the images `scored`, int64 (n,): now, not hours later.
 
     Raises:
-        UserError: what `plan_labelling` raises, images to label that will not be scored, or a prompt that is too long
-            for the encoder.
+        UserError: what `plan_labelling` raises, evidence that boxes from a file do not have, images to label that will
+            not be scored, or a prompt that is too long for the encoder.
     """
     from plgen_ddp.encoders.loading import check_prompts  # only here: labelling alone may need no torch
 
     plan = plan_labelling(config)
+    if config.proposals.source is not None and config.label.box_score in ("foreground", "agreement"):
+        raise no_evidence(config.label.box_score)
     check_prompts(config.clip, [text for names in plan.table.words for text in prompts(names, plan.templates)])
     absent = sorted(set(plan.image_ids) - set(scored.tolist()))
     if absent and not config.label.allow_partial:
@@ -253,7 +256,7 @@ def _base_boxes(plan: LabelPlan) -> BaseBoxes | None:
 def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule, ChosenThreshold | None]:
     """The rule with all that it learns from the store, and the threshold that base names choose, if they are to."""
     options = rule.options
-    if options.class_score == "retrieved":
+    if options.class_score == "retrieved" and options.box_score != "verified":
         rule = replace(rule, name_classifiers=train_names(_nearest_boxes(work, rule, paths)))
     if options.box_score not in ("learned", "verified") and options.threshold == "fixed":
         return rule, None
@@ -291,7 +294,8 @@ def _nearest_boxes(work: _Work, rule: Rule, paths: Sequence[Path]) -> NearestBox
             embeddings.append(image.embeddings[likely])
         return nearest_boxes(np.concatenate(cosines), np.concatenate(embeddings))
 
-    return merge(work.pool.map(of_part, paths))
+    nothing = nearest_boxes(np.empty((0, names)), np.empty((0, dim), np.float16))
+    return merge(nothing, work.pool.map(of_part, paths))
 
 
 def _label_parts(work: _Work, rule: Rule, threshold: float, paths: Sequence[Path]) -> tuple[PseudoLabels, int]:
@@ -375,6 +379,10 @@ def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None) -> di
         settings |= {"score_threshold": chosen.threshold, "on_base_names": asdict(chosen)}
     if rule.classifier is not None:
         settings["classifier"] = rule.classifier.described()
+    if plan.table.levels:
+        names = [*vocabulary.novel, *(plan.base_names if "base" in plan.table.levels else ())]
+        for level, words in (("supers", vocabulary.supers), ("subs", vocabulary.subs)):
+            settings[level] = {name: list(words[name]) for name in names}
     return settings | {
         "novel": list(vocabulary.novel),
         "base": "all others" if vocabulary.base is None else list(vocabulary.base),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plgen_ddp.label.logistic import fit_logistic
+
 NEAREST = 100
 """Boxes a name."""
 MIN_OBJECTNESS = 0.5
@@ -36,12 +38,11 @@ def nearest_boxes(cosine: np.ndarray, embeddings: np.ndarray) -> NearestBoxes:
     )
 
 
-def merge(parts: Iterable[NearestBoxes]) -> NearestBoxes:
+def merge(first: NearestBoxes, others: Iterable[NearestBoxes]) -> NearestBoxes:
     """The nearest boxes of all parts; of equally near ones those of the earlier part."""
-    found: NearestBoxes | None = None
-    for part in parts:
-        found = part if found is None else _merge_two(found, part)
-    assert found is not None, "a store has at least one part"
+    found = first
+    for part in others:
+        found = _merge_two(found, part)
     return found
 
 
@@ -63,16 +64,16 @@ class NameClassifiers:
 
 
 def train_names(nearest: NearestBoxes) -> NameClassifiers:
-    """Trains each name's classifier on its own boxes against those of the other names."""
-    from sklearn.linear_model import LogisticRegression  # half a second that other rules need not spend
+    """Trains each name's classifier on its own boxes against those of the other names.
 
+    A name without boxes, or whose boxes are the only ones, gets a probability near 0 everywhere.
+    """
     rows = np.concatenate(nearest.embeddings).astype(np.float64)
     owner = np.repeat(np.arange(len(nearest.cosine)), [len(found) for found in nearest.cosine])
     weights, biases = np.zeros((len(nearest.cosine), rows.shape[1])), np.full(len(nearest.cosine), -20.0)
     for name in np.unique(owner).tolist():
         if (owner != name).any():
-            model = LogisticRegression(C=100.0, max_iter=500, class_weight="balanced").fit(rows, owner == name)
-            weights[name], biases[name] = model.coef_[0], model.intercept_[0]
+            weights[name], biases[name] = fit_logistic(rows, owner == name, inverse_penalty=100.0, balanced=True)
     return NameClassifiers(weights, biases)
 
 

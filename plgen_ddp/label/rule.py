@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from plgen_ddp.config import LabelConfig
+from plgen_ddp.errors import UserError
 from plgen_ddp.label.box_scores import COLUMNS, column_score, fuse
 from plgen_ddp.label.class_scores import best_names, cosines, hierarchical, probabilities
 from plgen_ddp.label.retrieval import NameClassifiers
@@ -37,7 +38,7 @@ class NameTable:
     Attributes:
         words: what stands in the prompts of each row.
         novel, base, others: how many rows of each there are, in this order; others are distractors and background.
-        levels: of the groups whose names all have super and sub words, (super level, sub level).
+        levels: of the groups that the hierarchy rule scores, (super level, sub level).
     """
 
     words: list[tuple[str, ...]]
@@ -61,6 +62,9 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
 
     Args:
         base_names: of the JSON's base categories, in their order.
+
+    Raises:
+        UserError: the rule looks at super and sub words, and a name has none.
     """
 
     def words_of(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -70,10 +74,13 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
     base = words_of(base_names) if needs_base_names(options) else []
     words += base + words_of(vocabulary.distractors)
     levels: dict[Group, tuple[Level, Level]] = {}
-    groups: dict[Group, Sequence[str]] = {"novel": vocabulary.novel, "base": base_names if base else ()}
-    for group, names in groups.items() if uses_hierarchy(options) else ():
-        if not names or not all(vocabulary.supers.get(name) and vocabulary.subs.get(name) for name in names):
-            continue
+    groups: dict[Group, Sequence[str]] = {}
+    if uses_hierarchy(options):
+        groups["novel"] = vocabulary.novel
+        if options.threshold != "fixed" and base_names:  # else the rule scores no base name
+            groups["base"] = base_names
+    for group, names in groups.items():
+        _check_levels(vocabulary, group, names, options)
         found = []
         for level in (vocabulary.supers, vocabulary.subs):
             start = len(words)
@@ -86,13 +93,27 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
 
 def needs_base_names(options: LabelConfig) -> bool:
     """Whether a rule looks at base names at all; the recipes do not."""
-    learns = options.box_score in ("learned", "verified") or options.threshold != "fixed"
-    return learns or options.class_score in ("all", "retrieved")
+    scores_them = options.box_score == "verified" or options.threshold != "fixed"
+    return scores_them or options.class_score in ("all", "retrieved")
 
 
 def uses_hierarchy(options: LabelConfig) -> bool:
-    """Whether a rule looks at super and sub words where the vocabulary has them."""
-    return options.class_score == "hierarchy"
+    """Whether a rule looks at super and sub words; `verified` judges names itself."""
+    return options.class_score == "hierarchy" and options.box_score != "verified"
+
+
+def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], options: LabelConfig) -> None:
+    for title, level in (("super", vocabulary.supers), ("sub", vocabulary.subs)):
+        lacking = [name for name in names if not level.get(name)]
+        if lacking:
+            shown = ", ".join(map(repr, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+            fix = "add them to label.vocabulary or use another class_score"
+            if group == "base":
+                fix += f" (label.threshold {options.threshold} labels base names too; fixed needs none of theirs)"
+            raise UserError(
+                f"label.class_score is hierarchy, and {len(lacking)} of {len(names)} {group} names have no {title} "
+                f"words: {shown}; {fix}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +132,8 @@ class Rule:
 
     Attributes:
         text_embeddings: float32 (words of the table, d), unit length.
-        cosine_mean, cosine_deviation: float64, over the store, of each name of the table; None until measured.
+        cosine_mean, cosine_deviation: float64, over a sample of the store, of each name of the table; for
+            `label.box_score` verified; None until measured.
         classifier: for `label.box_score` learned and verified; None until trained.
         name_classifiers: for `label.class_score` retrieved; None until trained.
     """

@@ -17,6 +17,7 @@ import numpy as np
 
 from plgen_ddp.boxes import covered, ious
 from plgen_ddp.label.box_scores import logit
+from plgen_ddp.label.logistic import fit_logistic
 from plgen_ddp.records import EVIDENCE, Regions
 
 FOLDS = 5
@@ -150,27 +151,39 @@ def train(columns: dict[str, np.ndarray], right: np.ndarray, image_ids: np.ndarr
     """Trains the classifier of each fold on the other folds.
 
     Args:
-        columns: features, float64 (n,) each. right: bool (n,). image_ids: int64 (n,).
+        columns: features, float64 (n,) each. right: bool (n,). image_ids: int64 (n,). `fewest_to_learn_from` of the
+            latter two is at least 1.
     """
-    from sklearn.linear_model import LogisticRegression  # half a second that other rules need not spend
-
     names = tuple(columns)
     values = np.stack([columns[name] for name in names], axis=1)
-    folds = np.array([fold_of(image_id) for image_id in image_ids.tolist()])
+    folds = _folds(image_ids)
     rows = []
     for fold in range(FOLDS):
         chosen = folds != fold
         mean, scale = values[chosen].mean(axis=0), np.maximum(values[chosen].std(axis=0), 1e-6)
         standard = np.clip((values[chosen] - mean) / scale, -6, 6)
-        model = LogisticRegression(C=1.0, max_iter=200, tol=1e-6).fit(standard, right[chosen])
-        rows.append((mean, scale, model.coef_[0], model.intercept_[0]))
+        rows.append((mean, scale, *fit_logistic(standard, right[chosen], inverse_penalty=1.0)))
     mean, scale, coefficients, intercepts = (np.stack(column) for column in zip(*rows, strict=True))
     return Classifier(names, mean, scale, coefficients, intercepts, len(right), int(right.sum()))
+
+
+def fewest_to_learn_from(right: np.ndarray, image_ids: np.ndarray) -> int:
+    """How many boxes of the rarer answer the classifier of any fold would learn from, at least.
+
+    Args:
+        right: bool (n,). image_ids: int64 (n,).
+    """
+    folds = _folds(image_ids)
+    return min(int((right[folds != fold] == answer).sum()) for fold in range(FOLDS) for answer in (False, True))
 
 
 def stack_features(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The features of many images under each other."""
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def _folds(image_ids: np.ndarray) -> np.ndarray:
+    return np.array([fold_of(image_id) for image_id in image_ids.tolist()], np.int64)
 
 
 def _without_self(pairs: np.ndarray) -> np.ndarray:
