@@ -81,7 +81,8 @@ def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -
         scores.append(labels.scores[order])
         hits.append(right)
         objects += len(novel.names)
-    every, found = np.concatenate(scores), np.concatenate(hits)
+    every = np.concatenate(scores) if scores else np.empty(0)
+    found = np.concatenate(hits) if hits else np.empty(0, bool)
     count = max(len(every), 1)
     precision, recall = kinds["right"] / count, kinds["right"] / max(objects, 1)
     return LabelQuality(
