@@ -19,9 +19,7 @@ def store_like(seed, count, names=3, dim=4):
 def test_parts_merge_to_the_nearest_of_the_whole(seed, sizes):
     cosine, embeddings = store_like(seed, sum(sizes))
     ends = np.cumsum([0, *sizes])
-    parts = [
-        nearest_boxes(cosine[start:end], embeddings[start:end]) for start, end in itertools.pairwise(ends)
-    ]
+    parts = [nearest_boxes(cosine[start:end], embeddings[start:end]) for start, end in itertools.pairwise(ends)]
     found = merge(parts[0], parts[1:])
     for name in range(3):
         order = sorted(range(len(cosine)), key=lambda row: -cosine[row, name])[:NEAREST]  # of equal ones the earlier
