@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_datasets import SCENES_JSON
 
+from plgen_ddp.config import load_config
+from plgen_ddp.errors import UserError
 from plgen_ddp.label import job
 from plgen_ddp.label.verified import (
     FOLDS,
@@ -286,6 +288,14 @@ def test_a_box_score_that_the_store_lacks_is_one_line(without_evidence, tmp_path
     assert f"label.box_score is {column}, and the boxes of this store have no such" in mistake(
         without_evidence, capsys, *words
     )
+
+
+def test_evidence_that_a_file_of_boxes_lacks_is_named_before_it_is_scored(tmp_path):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text("[]")
+    words = [f"proposals.source={boxes}", f"run.output={tmp_path}", "label.box_score=foreground"]
+    with pytest.raises(UserError, match=r"^label.box_score is foreground, and the boxes of this store have no such"):
+        job.check_before_scoring(load_config("demo", words), np.arange(1, 49))
 
 
 @pytest.mark.parametrize("rule", [VERIFIED, LEARNED], ids=["verified", "learned"])
