@@ -168,6 +168,7 @@ class PseudoLabel(msgspec.Struct):
     confidence: float
     clip_score: float
     rpn_score: float
+    box_score: float | msgspec.UnsetType = msgspec.UNSET
     iscrowd: int = 0
     thing_isBase: bool = False
     thing_isNovel: bool = True
@@ -183,6 +184,7 @@ class PseudoLabels:
         boxes_xywh: float64 (n, 4), original pixels.
         scores: float64 (n,), in [0, 1]: the fused score.
         clip_scores: float64 (n,), in [0, 1]: the probability of the name.
+        box_scores: float64 (n,), in [0, 1]: how good the box is.
         objectness: float64 (n,), in [0, 1].
     """
 
@@ -191,11 +193,12 @@ class PseudoLabels:
     boxes_xywh: np.ndarray
     scores: np.ndarray
     clip_scores: np.ndarray
+    box_scores: np.ndarray
     objectness: np.ndarray
 
     def __post_init__(self) -> None:
         count = len(self.image_ids)
-        for name in ("category_ids", "scores", "clip_scores", "objectness"):
+        for name in ("category_ids", "scores", "clip_scores", "box_scores", "objectness"):
             _check_shape(name, getattr(self, name), (count,))
         _check_shape("boxes_xywh", self.boxes_xywh, (count, 4))
 
@@ -207,7 +210,7 @@ class PseudoLabels:
         """All parts' rows in their order."""
         if not parts:
             empty, ids = np.empty(0), np.empty(0, np.int64)
-            return cls(ids, ids, np.empty((0, 4)), empty, empty, empty)
+            return cls(ids, ids, np.empty((0, 4)), empty, empty, empty, empty)
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
     def sorted_by_image(self) -> "PseudoLabels":
@@ -215,14 +218,21 @@ class PseudoLabels:
         order = np.argsort(self.image_ids, kind="stable")
         return PseudoLabels(*(getattr(self, name)[order] for name in self.__slots__))
 
-    def rows(self, first_id: int) -> Iterator[PseudoLabel]:
-        """The annotations to write, with ids `first_id`, `first_id` - 1, ..."""
+    def rows(self, first_id: int, *, box_score: bool = False) -> Iterator[PseudoLabel]:
+        """The annotations to write, with ids `first_id`, `first_id` - 1, ...
+
+        Args:
+            box_score: write the key `box_score` too; the recipes' labels do not have it.
+        """
         columns = (getattr(self, name).tolist() for name in self.__slots__)
         areas = (self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3]).tolist()
-        for number, (area, image_id, category_id, box, score, clip_score, objectness) in enumerate(
+        for number, (area, image_id, category_id, box, score, clip_score, quality, objectness) in enumerate(
             zip(areas, *columns, strict=True)
         ):
-            yield PseudoLabel(first_id - number, image_id, category_id, box, area, score, clip_score, objectness)
+            written = quality if box_score else msgspec.UNSET
+            yield PseudoLabel(
+                first_id - number, image_id, category_id, box, area, score, clip_score, objectness, written
+            )
 
 
 def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:

@@ -47,6 +47,13 @@ def test_a_name_is_embedded_once_and_an_alias_takes_its_place(tmp_path):
     assert calls[3:] == [["one cat"]], "other templates are other embeddings"
 
 
+def test_a_word_that_two_names_share_is_embedded_once(tmp_path):
+    calls = []
+    found = TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",), ("pet",), ("cat",), ("pet",)], encoder(calls))
+    assert calls == [["a cat"], ["a pet"]]
+    np.testing.assert_array_equal(found[:2], found[2:])
+
+
 def test_a_damaged_cache_is_made_anew(tmp_path):
     calls = []
     TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",)], encoder(calls))

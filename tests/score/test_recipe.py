@@ -18,9 +18,10 @@ from plgen_ddp.benchmark import reference_recipe
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import Config, load_config
 from plgen_ddp.image_files import index_images
-from plgen_ddp.label.labels import label_image
+from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.rule import Rule, name_table
 from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
-from plgen_ddp.records import EVIDENCE, Regions
+from plgen_ddp.records import EVIDENCE, PseudoLabels, Regions
 from plgen_ddp.score.images import plan_units
 from plgen_ddp.score.job import Weights, load_models, score_units
 from plgen_ddp.store import Manifest, RegionStore
@@ -86,6 +87,14 @@ def compare(root: Path, annotations: Path, models: Any, output: Path, count: int
     return Compared(config, ours.encoder.similarity, stored, regions, evidence, clip_model)
 
 
+def labels_of(regions: Regions, texts: np.ndarray, similarity: Any, config: Config) -> PseudoLabels:
+    """The pseudo labels of one image; a category's id is the name's place among the novel ones, from 1."""
+    rule = Rule(config.label, name_table(read_vocabulary(config), (), config.label), texts, similarity)
+    scored = rule.score(regions, rule.cosines(regions), (1, 1))  # the recipes look at no extent
+    kept = kept_boxes(regions.boxes_xyxy, scored, np.empty((0, 4)), config.label, config.label.score_threshold)
+    return label_image(regions, scored, kept, np.arange(len(texts)) + 1)
+
+
 def assert_equal_regions(compared):
     assert compared.stored.keys() == compared.regions.keys()
     for image_id, expected in compared.regions.items():
@@ -139,7 +148,7 @@ def test_labels_from_our_regions_are_the_recipes_from_its_own(scored, preset):
         theirs = reference_recipe.reference_labels(
             image_id, expected.boxes_xyxy, expected.objectness, expected.embeddings @ texts.T, ids.tolist(), preset
         )
-        ours = label_image(scored.stored[image_id], texts.numpy(), ids, scored.similarity, options.label).rows(-1)
+        ours = labels_of(scored.stored[image_id], texts.numpy(), scored.similarity, options).rows(-1)
         made += len(theirs)
         rows = {(row["category_id"], *np.round(row["bbox"], 2)) for row in theirs}
         agreed += len(rows & {(row.category_id, *np.round(row.bbox, 2)) for row in ours})
