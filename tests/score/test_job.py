@@ -3,6 +3,7 @@
 A start under torchrun takes seconds, so only what ranks can change has one; `call` runs the same command in here.
 """
 
+import functools
 import json
 import os
 import re
@@ -129,7 +130,10 @@ def test_every_rank_logs_its_own_units(two_rank_run):
 
 def test_an_interrupted_run_says_that_the_same_command_goes_on(two_rank_run, tmp_path):
     arguments = command("score.py", *two_rank_run.words, f"run.output={tmp_path}")
-    job = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
+    # A shell's background job ignores Ctrl-C, and so would the job that the tests of such a shell start.
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    job = subprocess.Popen(arguments, **streams, env=environment(), preexec_fn=listens)
     deadline = time.monotonic() + 300
     while not part_times(tmp_path) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
