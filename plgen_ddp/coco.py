@@ -228,11 +228,5 @@ def _chunks(kept: list[msgspec.Raw], labels: Iterator[PseudoLabel], size: int = 
     """Lists of at most `size` entries, none of them empty: a whole train2017 in one buffer would double the memory."""
     for start in range(0, len(kept), size):
         yield kept[start : start + size]
-    chunk: list[PseudoLabel] = []
-    for label in labels:
-        chunk.append(label)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+    while chunk := list(itertools.islice(labels, size)):
         yield chunk

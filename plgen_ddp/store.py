@@ -174,21 +174,19 @@ class RegionStore:
         Raises:
             UserError: the part is damaged.
         """
-        table = self._read(path)
-        dim = self._dim
-        columns = [table.column(name) for name in ("image_id", "stage", "reason")]
-        for row, (image_id, stage, reason) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
-            embeddings = np.frombuffer(table.column("embeddings")[row].as_buffer() or b"", "<f2")
-            objectness = _values(table, "objectness", row)
-            assert objectness is not None, "the schema allows no null here"
-            boxes = _values(table, "boxes_xyxy", row)
-            assert boxes is not None, "the schema allows no null here"
+        table = self._read(path).combine_chunks()
+        image_ids, stages, reasons = (table.column(name).to_pylist() for name in ("image_id", "stage", "reason"))
+        lists = {name: _lists_of(table, name) for name in ("boxes_xyxy", "objectness", *EVIDENCE)}
+        embeddings = _embeddings_of(table, self._dim)
+        for row, (image_id, stage, reason) in enumerate(zip(image_ids, stages, reasons, strict=True)):
+            boxes, objectness = lists["boxes_xyxy"](row), lists["objectness"](row)
+            assert boxes is not None and objectness is not None, "the schema allows no null here"
             yield Regions(
                 image_id,
                 boxes.reshape(-1, 4),
                 objectness,
-                embeddings.reshape(-1, dim),
-                **{name: _values(table, name, row) for name in EVIDENCE},
+                embeddings(row),
+                **{name: lists[name](row) for name in EVIDENCE},
                 failure=None if reason is None else Failure(stage, reason),
             )
 
@@ -240,7 +238,8 @@ class RegionStore:
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         try:
-            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read(columns, use_threads=False)  # parts are read side by side
             if not all(field in _SCHEMA for field in table.schema) or len(table.schema) != len(columns or _SCHEMA):
                 raise pa.ArrowInvalid("it has other columns than a part")
             return table
@@ -327,9 +326,27 @@ def _lists(arrays: Sequence[np.ndarray | None]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, np.concatenate(flat), mask=missing)
 
 
-def _values(table: pa.Table, name: str, row: int) -> np.ndarray | None:
-    values = table.column(name)[row].values
-    return None if values is None else values.to_numpy()
+def _lists_of(table: pa.Table, name: str) -> Callable[[int], np.ndarray | None]:
+    """Row to the values of a column of lists, float32; None for null. A list is a view of the column."""
+    column = _whole(table, name)
+    values, offsets = column.values.to_numpy(), column.offsets.tolist()
+    present = column.is_valid().tolist()
+    return lambda row: values[offsets[row] : offsets[row + 1]] if present[row] else None
+
+
+def _embeddings_of(table: pa.Table, dim: int) -> Callable[[int], np.ndarray]:
+    """Row to its embeddings float16 (n, dim), a view of the column."""
+    column = _whole(table, "embeddings")
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset :].tolist()
+    values = np.frombuffer(data or b"", "<f2")
+    return lambda row: values[starts[row] // 2 : starts[row + 1] // 2].reshape(-1, dim)
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    """A column without chunks."""
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

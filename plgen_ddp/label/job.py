@@ -18,7 +18,7 @@ from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.embed_names import check_name_lengths, embed_names
-from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.part_labels import label_images
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
@@ -180,14 +180,9 @@ def _label_parts(work: _Work, rule: Rule, threshold: float, paths: Sequence[Path
     """The pseudo labels of the wanted images in these parts, by image id, and how many of them stage 1 had scored."""
 
     def label_part(path: Path) -> tuple[PseudoLabels, int]:
-        labels, done = [], 0
-        for image, extent in work.images(path):
-            scored = rule.score(image, rule.cosines(image), extent)
-            base_boxes, _ = work.base_of(image.image_id)
-            kept = kept_boxes(image.boxes_xyxy, scored, base_boxes, rule.options, threshold)
-            labels.append(label_image(image, scored, kept, work.plan.novel_ids))
-            done += 1
-        return PseudoLabels.concatenate(labels), done
+        images = list(work.images(path))
+        labels = label_images(rule, images, lambda image_id: work.base_of(image_id)[0], threshold, work.plan.novel_ids)
+        return labels, len(images)
 
     results = list(work.pool.map(label_part, paths))
     labels = PseudoLabels.concatenate([labels for labels, _ in results]).sorted_by_image()

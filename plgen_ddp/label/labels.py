@@ -24,20 +24,22 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: flo
     Returns:
         Indices int64 of the kept boxes by falling score; of equal scores the earlier box comes first.
     """
-    order = np.argsort(-scores, kind="stable")
+    order = np.lexsort((-scores, groups))  # group by group, in each by falling score
     boxes, groups = boxes_xyxy[order].astype(np.float64), groups[order]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    alive = np.ones(len(order), bool)
-    for place in range(len(order)):
-        if not alive[place]:
-            continue
-        low = np.maximum(boxes[place, :2], boxes[place + 1 :, :2])
-        high = np.minimum(boxes[place, 2:], boxes[place + 1 :, 2:])
+    left, kept = np.arange(len(order)), [np.empty(0, np.int64)]
+    while len(left):  # each round keeps the best box that is left of every group
+        first = np.append(True, np.diff(groups[left]) != 0)
+        best = left[first][np.cumsum(first) - 1]
+        kept.append(left[first])
+        low = np.maximum(boxes[best, :2], boxes[left, :2])
+        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
         overlap = np.clip(high - low, 0, None).prod(axis=1)
-        union = areas[place] + areas[place + 1 :] - overlap
+        union = areas[best] + areas[left] - overlap
         # As a product, not a quotient: two boxes without area have no IoU, and must not warn of it.
-        alive[place + 1 :] &= (overlap <= iou * union) | (groups[place + 1 :] != groups[place])
-    return order[alive]
+        left = left[(overlap <= iou * union) & ~first]
+    found = np.sort(order[np.concatenate(kept)])
+    return found[np.argsort(-scores[found], kind="stable")]
 
 
 def kept_boxes(
@@ -75,9 +77,16 @@ def label_image(regions: Regions, scored: ScoredBoxes, kept: np.ndarray, categor
         kept: from `kept_boxes`.
         category_ids: int64, of the names that `scored` indexes.
     """
+    return label_boxes(np.full(len(kept), regions.image_id, np.int64), regions, scored, kept, category_ids)
+
+
+def label_boxes(
+    image_ids: np.ndarray, regions: Regions, scored: ScoredBoxes, kept: np.ndarray, category_ids: np.ndarray
+) -> PseudoLabels:
+    """The pseudo labels of the kept boxes; image_ids: int64 (kept,). For the rest see `label_image`."""
     corners = regions.boxes_xyxy[kept].astype(np.float64)
     return PseudoLabels(
-        image_ids=np.full(len(kept), regions.image_id, np.int64),
+        image_ids=image_ids,
         category_ids=category_ids[scored.name[kept]],
         boxes_xywh=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
         scores=scored.score[kept],
