@@ -214,10 +214,13 @@ class PseudoLabels:
             return cls(ids, ids, np.empty((0, 4)), empty, empty, empty, empty)
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
+    def chosen(self, which: np.ndarray) -> "PseudoLabels":
+        """The rows at `which`, bool (n,) or indices."""
+        return PseudoLabels(*(getattr(self, name)[which] for name in self.__slots__))
+
     def sorted_by_image(self) -> "PseudoLabels":
         """The rows by rising image id; the order within an image stays."""
-        order = np.argsort(self.image_ids, kind="stable")
-        return PseudoLabels(*(getattr(self, name)[order] for name in self.__slots__))
+        return self.chosen(np.argsort(self.image_ids, kind="stable"))
 
     def rows(self, first_id: int, *, box_score: bool = False) -> Iterator[PseudoLabel]:
         """The annotations to write, with ids `first_id`, `first_id` - 1, ...

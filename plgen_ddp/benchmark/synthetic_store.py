@@ -25,7 +25,7 @@ _OBJECTS = 10
 # Of the objects, so many are annotated: 7.3 an image, as in train2017.
 _ANNOTATED = 0.73
 _WIDTH, _HEIGHT = 640, 480
-# Cosine of two names' text embeddings, of a box's embedding with its name's own direction, and with what all names share.
+# The cosine of two names' text embeddings; of a box's embedding with what its name has alone, and with what all share.
 _NAMES_ALIKE, _OWN, _SHARED = 0.85, 0.11, 0.21
 # A polygon's coordinates, so that an annotation has the bytes of COCO's.
 _POLYGON = 44

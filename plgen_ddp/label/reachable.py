@@ -3,10 +3,14 @@
 What a label says is computed in float64 (`class_scores.py`). That is needed only for boxes that may become labels.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from plgen_ddp.label.box_scores import fuse
 from plgen_ddp.label.rule import Rule
+from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
+from plgen_ddp.records import Regions
 
 # Rows of a block: their float32 copy fits into a core's cache.
 _BLOCK = 256
@@ -14,6 +18,23 @@ _BLOCK = 256
 _ROUNDING = 2.0**-24
 # Powers and exponentials are right to the last few bits of float64, so a score may be that much higher than its bound.
 _SLACK = 1e-9
+
+
+def boxes_to_score(rules: Sequence[tuple[Rule, float]], images: Sequence[Regions]) -> StackedBoxes:
+    """The boxes of these images that a rule must score: all, if a box's score depends on the others of its image.
+
+    Args:
+        rules: each with the lowest threshold of any name.
+    """
+    boxes = StackedBoxes.of(images)
+    if not all(rule.scores_boxes_alone for rule, _ in rules):
+        return boxes.rows(np.ones(len(boxes.place), bool), images)
+    reach = [can_exceed(rule, rule.box_score(boxes.regions, NO_EXTENT), threshold) for rule, threshold in rules]
+    boxes = boxes.rows(np.any(reach, axis=0), images)
+    if len(rules) > 1:  # a sweep needs most boxes anyway
+        return boxes
+    ((rule, threshold),) = rules
+    return boxes.those(can_be_named(rule, boxes.regions, threshold))
 
 
 def can_exceed(rule: Rule, box_score: np.ndarray, threshold: float) -> np.ndarray:
@@ -29,7 +50,7 @@ def can_exceed(rule: Rule, box_score: np.ndarray, threshold: float) -> np.ndarra
     return (highest > threshold - _SLACK) & (box_score >= rule.options.box_threshold)
 
 
-def can_be_named(rule: Rule, embeddings: np.ndarray, box_score: np.ndarray, threshold: float) -> np.ndarray:
+def can_be_named(rule: Rule, regions: Regions, threshold: float) -> np.ndarray:
     """Whether each box may score above the threshold, bool (n,): never False for one that does.
 
     Cosines in float32 bound the class score. In a product of vectors of d elements, summed in any order, the error is
@@ -40,10 +61,10 @@ def can_be_named(rule: Rule, embeddings: np.ndarray, box_score: np.ndarray, thre
     times the rounding of the sum. A sigmoid rises with its cosine, so it is taken at the cosine + e.
 
     Args:
-        embeddings: float16 (n, d). box_score: float64 (n,).
+        rule: one that scores boxes alone.
         threshold: of the fused score.
     """
-    options, similarity = rule.options, rule.similarity
+    options, similarity, embeddings = rule.options, rule.similarity, regions.embeddings
     if options.class_score not in ("novel", "all"):
         return np.ones(len(embeddings), bool)
     columns, asked = rule.columns("novel"), len(rule.table.asked("novel"))
@@ -51,9 +72,9 @@ def can_be_named(rule: Rule, embeddings: np.ndarray, box_score: np.ndarray, thre
     error = 4 * embeddings.shape[1] * _ROUNDING
     bound = np.empty(len(embeddings))
     for start in range(0, len(embeddings), _BLOCK):
-        regions = to_float32(embeddings[start : start + _BLOCK])
-        lengths = np.sqrt(np.einsum("ij,ij->i", regions, regions))
-        cosine = regions @ texts
+        rows = to_float32(embeddings[start : start + _BLOCK])
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        cosine = rows @ texts
         cosine /= np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]
         best = cosine[:, :asked].max(axis=1).astype(np.float64)
         if similarity.rule == "sigmoid":
@@ -68,6 +89,7 @@ def can_be_named(rule: Rule, embeddings: np.ndarray, box_score: np.ndarray, thre
         bound[start : start + _BLOCK] = np.exp((best - largest[:, 0]) / similarity.temperature) / total
     if similarity.rule == "softmax":
         bound *= np.exp(2 * error / similarity.temperature) * (1 + 16 * _ROUNDING)
+    box_score = rule.box_score(regions, NO_EXTENT)
     score = fuse(np.minimum(bound, 1), box_score, options.fusion, options.objectness_weight)
     return ~(score <= threshold - _SLACK)  # what is not a number is no reason to drop a box here
 

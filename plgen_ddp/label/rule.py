@@ -77,7 +77,7 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
     groups: dict[Group, Sequence[str]] = {}
     if uses_hierarchy(options):
         groups["novel"] = vocabulary.novel
-        if options.threshold != "fixed" and base_names:  # else the rule scores no base name
+        if options.asks_base_names and base_names:  # else the rule scores no base name
             groups["base"] = base_names
     for group, names in groups.items():
         _check_levels(vocabulary, group, names, options)
@@ -93,7 +93,7 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
 
 def needs_base_names(options: LabelConfig) -> bool:
     """Whether a rule looks at base names at all; the recipes do not."""
-    scores_them = options.box_score == "verified" or options.threshold != "fixed"
+    scores_them = options.box_score == "verified" or options.asks_base_names
     return scores_them or options.class_score in ("all", "retrieved")
 
 
@@ -124,6 +124,11 @@ class ScoredBoxes:
     class_score: np.ndarray
     box_score: np.ndarray
     score: np.ndarray
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ScoredBoxes"]) -> "ScoredBoxes":
+        """The boxes of several images under each other; at least one image."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
 
 @dataclass(frozen=True)
