@@ -5,6 +5,7 @@ is a row of its part: with boxes, without any, or failed with a reason. This fil
 store.
 
     <folder>/manifest.json
+    <folder>/index.parquet     which images each part holds; made when it is missing or out of date
     <folder>/parts/<first image id>-<images>-<digest of the image ids>.parquet
 
 A part has a row an image and these columns; a region's values are in the order of its boxes:
@@ -42,6 +43,7 @@ from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
 from plgen_ddp.options import given
 from plgen_ddp.records import EVIDENCE, Failure, Regions, Similarity
+from plgen_ddp.store_index import PartContent, contents_of_parts
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
 FORMAT = 2
@@ -196,25 +198,35 @@ class RegionStore:
         Raises:
             UserError: an image is in two parts.
         """
-        part_of: dict[int, Path] = {}
-        for path in self.part_paths():
-            for image_id in self._read(path, ["image_id"]).column("image_id").to_pylist():
-                if image_id in part_of:
-                    raise UserError(
-                        f"run.output: image {image_id} is in two parts of {self._parts}: {part_of[image_id].name} and "
-                        f"{path.name}; were two jobs writing here? Remove one of them and run again"
-                    )
-                part_of[image_id] = path
-        return part_of
+        contents = self._contents()
+        paths = list(contents)
+        image_ids = np.concatenate([np.empty(0, np.int64), *(content.image_ids for content in contents.values())])
+        place = np.repeat(np.arange(len(paths)), [len(content.image_ids) for content in contents.values()])
+        order = np.argsort(image_ids, kind="stable")
+        twice = np.flatnonzero(np.diff(image_ids[order]) == 0)
+        if len(twice):
+            first, second = order[twice[0]], order[twice[0] + 1]
+            raise UserError(
+                f"run.output: image {image_ids[first]} is in two parts of {self._parts}: "
+                f"{paths[place[first]].name} and {paths[place[second]].name}; were two jobs writing here? Remove one of them and run again"
+            )
+        return dict(zip(image_ids.tolist(), map(paths.__getitem__, place.tolist()), strict=True))
 
     def failures(self, image_ids: Collection[int] | None = None) -> list[tuple[int, str, str]]:
         """(image id, stage, reason) of every image, or those of `image_ids`, that could not be scored; ascending."""
-        found = []
-        for path in self.part_paths():
-            rows = self._read(path, ["image_id", "stage", "reason"]).to_pylist()
-            found += [(row["image_id"], row["stage"], row["reason"]) for row in rows if row["reason"] is not None]
+        found = [failure for content in self._contents().values() for failure in content.failures]
         wanted = None if image_ids is None else set(image_ids)
         return sorted(failure for failure in found if wanted is None or failure[0] in wanted)
+
+    def _contents(self) -> dict[Path, PartContent]:
+        return contents_of_parts(self.folder / "index.parquet", self.part_paths(), self._content)
+
+    def _content(self, path: Path) -> PartContent:
+        table = self._read(path, ["image_id", "stage", "reason"])
+        failed = table.filter(table.column("reason").is_valid()).to_pylist()
+        return PartContent(
+            table.column("image_id").to_numpy(), [(row["image_id"], row["stage"], row["reason"]) for row in failed]
+        )
 
     def drop_parts_with_failures(self, image_ids: Collection[int]) -> None:
         """Removes every part of these images that holds a failed one, so that its images are scored again."""
