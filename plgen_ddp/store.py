@@ -207,8 +207,8 @@ class RegionStore:
         if len(twice):
             first, second = order[twice[0]], order[twice[0] + 1]
             raise UserError(
-                f"run.output: image {image_ids[first]} is in two parts of {self._parts}: "
-                f"{paths[place[first]].name} and {paths[place[second]].name}; were two jobs writing here? Remove one of them and run again"
+                f"run.output: image {image_ids[first]} is in two parts of {self._parts}: {paths[place[first]].name} "
+                f"and {paths[place[second]].name}; were two jobs writing here? Remove one of them and run again"
             )
         return dict(zip(image_ids.tolist(), map(paths.__getitem__, place.tolist()), strict=True))
 
