@@ -154,6 +154,21 @@ class Evaluation:
     AP50_by_name: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Labels of one rule at several thresholds, for a picture; a list a figure, in the order of the thresholds.
+
+    precision, recall and f1 are None without ground truth.
+    """
+
+    title: str
+    thresholds: list[float]
+    labels_per_image: list[float]
+    precision: list[float] | None = None
+    recall: list[float] | None = None
+    f1: list[float] | None = None
+
+
 class PseudoLabel(msgspec.Struct):
     """One pseudo label as it is written: the keys that VL-PLM's and MarvelOVD's training loaders read, and a real area.
 
