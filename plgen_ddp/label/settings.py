@@ -54,6 +54,7 @@ def read_settings(name_or_path: str | Path, words: Sequence[str]) -> list[Settin
     fixed += [f"{key}={texts[0]}" for key, texts in swept.items() if len(texts) == 1]
     swept = {key: texts for key, texts in swept.items() if len(texts) > 1}
     if not swept:
+        load_config(name_or_path, fixed)  # a misspelt option is the more likely mistake
         raise UserError(
             "no option of label has several values; give a range or a list, such as "
             "label.score_threshold=0.1:0.95:0.05 label.objectness_weight=0,0.5"
@@ -93,7 +94,7 @@ def _range(key: str, start: str, stop: str, step: str) -> list[str]:
     count = int((last - first) / width) + 1
     if count > MOST:
         raise UserError(f"{key}: {start}:{stop}:{step} holds {count} values; at most {MOST} settings at once")
-    return [str(first + number * width) for number in range(count)]
+    return [f"{(first + number * width).normalize():f}" for number in range(count)]
 
 
 def _split(text: str) -> list[str]:
