@@ -3,7 +3,7 @@
     python launch/split.py --config coco_vlplm data.annotations=coco/annotations/instances_val2017.json \\
         --output coco/annotations/inst_val2017_novel.json
 
-This is what VL-PLM evaluates its labels on: 2,064 images of val2017 with the 17 names of the recipe. The names come from
+VL-PLM evaluates its labels on this split: 2,064 images of val2017 with the recipe's 17 names. The names come from
 label.vocabulary. Images keep their order, and all categories stay.
 """
 

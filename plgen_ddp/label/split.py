@@ -1,4 +1,4 @@
-"""The validation split of open-vocabulary detection: the annotations of the novel names, and the images that have one."""
+"""The novel-only validation split: the annotations of the novel names, and the images that have one."""
 
 from dataclasses import dataclass
 from pathlib import Path
