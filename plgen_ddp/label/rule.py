@@ -171,13 +171,7 @@ class Rule:
             named = self.named(cosine, group)
             score = self._classify(pair_features(regions, named, extent), regions.image_id)
             return ScoredBoxes(named.name, named.probability, score, score)
-        if options.class_score == "retrieved":
-            assert self.name_classifiers is not None, "trained before the first image is labelled"
-            name, class_score = best_names(
-                self.name_classifiers(regions.embeddings)[:, self.table.asked(group)], len(self.table.asked(group))
-            )
-        else:
-            name, class_score = self._names(cosine, group)
+        name, class_score = self._names(regions, cosine, group)
         if options.box_score == "none":
             box_score = np.ones(len(name))
         elif options.box_score in COLUMNS:
@@ -199,9 +193,12 @@ class Rule:
         typical = (cosine[np.arange(len(row)), row] - self.cosine_mean[row]) / self.cosine_deviation[row]
         return NamedBoxes(name, best, probability.max(axis=1), typical)
 
-    def _names(self, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
+    def _names(self, regions: Regions, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
         """The name of each box and its probability, by `label.class_score`."""
         asked = self.table.asked(group)
+        if self.options.class_score == "retrieved":
+            assert self.name_classifiers is not None, "trained before the first image is labelled"
+            return best_names(self.name_classifiers(regions.embeddings)[:, asked], len(asked))
         if self.options.class_score == "all":
             probability = probabilities(cosine[:, self.table.all_names(group)], self.similarity)
             name, best = best_names(probability, len(asked))
