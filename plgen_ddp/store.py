@@ -42,6 +42,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plgen_ddp.config import Config
@@ -195,11 +196,13 @@ class RegionStore:
         """The images of a part.
 
         Raises:
-            UserError: the part is damaged.
+            UserError: the part is damaged, or holds a number that is NaN. Embeddings are not searched for it here.
         """
         table = self._read(path)
         imported = "top_name" in table.column_names
         dim = 0 if imported else self._dim
+        if wrong := _wrong_values(table, dim):
+            raise UserError(f"run.output: part {path} {wrong}; remove it and run scoring again")
         listed = ("top_name", "top_score") if imported else EVIDENCE
         columns = [table.column(name) for name in ("image_id", "stage", "reason")]
         for row, (image_id, stage, reason) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
@@ -358,6 +361,25 @@ def _lists(arrays: Sequence[np.ndarray | None], kind: type[np.generic]) -> pa.Ar
 def _values(table: pa.Table, name: str, row: int) -> np.ndarray | None:
     values = table.column(name)[row].values
     return None if values is None else values.to_numpy()
+
+
+def _wrong_values(table: pa.Table, dim: int) -> str | None:
+    """What no writer of parts leaves: numbers that are NaN or infinite, and columns of different lengths."""
+    boxes = pc.list_value_length(table.column("objectness"))
+    for field in table.schema:
+        column = table.column(field.name)
+        if pa.types.is_list(field.type):
+            values = pc.list_flatten(column).to_numpy()
+            if not np.isfinite(values).all():
+                return f"holds NaN or an infinite number in {field.name}"
+            length, each = pc.list_value_length(column), 4 if field.name == "boxes_xyxy" else 1
+        elif field.name == "embeddings":
+            length, each = pc.binary_length(column), 2 * dim
+        else:
+            continue
+        if pc.any(pc.not_equal(length, pc.multiply(boxes, each))).as_py():
+            return f"is damaged: {field.name} has another length than its boxes"
+    return None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -68,6 +68,13 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         )
     part_of = store.part_of_images()
     absent = [image_id for image_id in plan.image_ids if image_id not in part_of]
+    if not part_of:
+        raise UserError(f"run.output: the store {store.folder} has no images; score some with launch/score.py")
+    if len(absent) == len(plan.image_ids):
+        raise UserError(
+            f"run.output: none of the {len(absent)} images of {plan.coco.path} is in the store {store.folder}; it was "
+            "made from other images"
+        )
     if absent:
         message = (
             f"{len(absent)} of {len(plan.image_ids)} images are not in the store {store.folder}, the first are "

@@ -153,8 +153,18 @@ class Rule:
             object.__setattr__(self, "similarity", fixed)
 
     def cosines(self, regions: Regions) -> np.ndarray:
-        """Cosines float64 (n, words) of an image's regions with the words of the table."""
-        return cosines(regions.embeddings, self.text_embeddings)
+        """Cosines float64 (n, words) of an image's regions with the words of the table.
+
+        Raises:
+            UserError: an embedding is not a number, and would be no label without a word.
+        """
+        found = cosines(regions.embeddings, self.text_embeddings)
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"run.output: an embedding of image {regions.image_id} in the store is NaN; remove the part that holds "
+                "the image and run scoring again"
+            )
+        return found
 
     def score(
         self, regions: Regions, cosine: np.ndarray, extent: tuple[int, int], group: Group = "novel"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import call
+from commands import call, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import CaptureFixture, TempPathFactory
@@ -75,17 +75,6 @@ class Published:
     def labels(self, *more: str) -> dict[str, Any]:
         call("label", *self.words(*more))
         return json.loads((self.output / "labels.json").read_text())
-
-
-def refused(capsys: CaptureFixture[str], script: str, *words: str | Path) -> str:
-    """The line of a command that stops with status 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        call(script, *words)
-    printed = capsys.readouterr()
-    assert stopped.value.code == 2 and printed.out == ""
-    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
-    return printed.err
 
 
 def stage_two(image_id: int, image: list[Any], weight: float, threshold: float, iou: float) -> list[dict[str, Any]]:
@@ -155,7 +144,7 @@ def test_images_that_are_twice_missing_or_unknown_are_counted_and_the_first_copy
     assert "2 images are in the files more than once" in notes[0] and "(first: image 2)" in notes[0]
     assert "1 images of the files are not in data.annotations" in notes[1] and "image 77" in notes[1]
     assert "1 images of data.annotations are in no file" in notes[2] and "image 4" in notes[2]
-    assert "1 of 4 images are not in the store" in refused(capsys, "label", *published.words())
+    assert "1 of 4 images are not in the store" in refused(capsys, "label", published.words())
     made = published.labels("label.allow_partial=true", "label.score_threshold=0", "label.nms_iou=1")
     assert [label["bbox"][:2] for label in made["annotations"] if label["image_id"] == 2 and label["id"] < 0] == [
         label["bbox"][:2] for label in stage_two(2, images[2], 0.5, 0.0, 1.0)
@@ -181,7 +170,7 @@ def test_images_that_are_twice_missing_or_unknown_are_counted_and_the_first_copy
 def test_what_imported_scores_cannot_answer_is_refused_with_the_reason(
     imported: Published, word: str, message: str, capsys: CaptureFixture[str]
 ) -> None:
-    line = refused(capsys, "label", *imported.words(word))
+    line = refused(capsys, "label", imported.words(word))
     assert re.search(message, line), line
     assert not (imported.output / "labels.json").exists()
 
@@ -213,7 +202,7 @@ def test_names_in_another_order_and_other_category_ids_are_the_same_names(import
 
 
 def test_a_store_that_is_there_is_not_imported_over(imported: Published, capsys: CaptureFixture[str]) -> None:
-    line = refused(capsys, "import_scores", "--scores", imported.scores, *imported.words())
+    line = refused(capsys, "import_scores", ["--scores", imported.scores, *imported.words()])
     assert "exists; choose another run.output" in line
 
 
@@ -242,17 +231,36 @@ def test_a_file_of_another_form_is_refused_and_leaves_no_store(
     file = json.loads(path.read_text())
     change(file)
     path.write_text(json.dumps(file))
-    line = refused(capsys, "import_scores", "--scores", published.scores, *published.words())
+    line = refused(capsys, "import_scores", ["--scores", published.scores, *published.words()])
     assert re.search(message, line), line
     assert list(published.output.iterdir()) == []
 
 
 def test_no_files_an_empty_one_and_no_json_are_refused(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     published = Published(tmp_path, [1])
-    words = ("import_scores", *published.words(), "--scores")
-    assert "no folder at" in refused(capsys, *words, tmp_path / "nowhere")
-    assert "no CLIP_scores_*.json in" in refused(capsys, *words, published.scores)
+    words = [*published.words(), "--scores"]
+    assert "no folder at" in refused(capsys, "import_scores", [*words, tmp_path / "nowhere"])
+    assert "no CLIP_scores_*.json in" in refused(capsys, "import_scores", [*words, published.scores])
     path = published.scores / "CLIP_scores_1.json"
     for content, reason in ((b"", "it is empty"), (b"no json", "malformed"), (b'{"img_ids_list":[1]', "truncated")):
         path.write_bytes(content)
-        assert reason in refused(capsys, *words, published.scores)
+        assert reason in refused(capsys, "import_scores", [*words, published.scores])
+
+
+def test_base_annotations_can_teach_a_box_score(tmp_path: Path) -> None:
+    """It looks at objectness and the boxes, which imported scores have."""
+    published = Published(tmp_path, list(range(1, 21)))
+    images = {i: scored_image(i, 20) for i in range(1, 21)}
+    published.write(1, images)
+    data = json.loads(published.annotations.read_text())
+    for image_id, (boxes, *_) in images.items():
+        for number, (x0, y0, x1, y1) in enumerate(boxes[:8]):
+            box = {"id": 100 * image_id + number, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            data["annotations"].append(published.base | box | {"image_id": image_id})
+    published.annotations.write_text(json.dumps(data))
+    published.import_them()
+    made = published.labels("label.box_score=learned", "label.score_threshold=0.5")
+    labels = [label for label in made["annotations"] if label["id"] < 0]
+    assert len({label["box_score"] for label in labels}) > 20
+    for label in labels:
+        assert label["confidence"] == pytest.approx((label["box_score"] + label["clip_score"]) / 2)
