@@ -5,13 +5,13 @@ prefix of one ranking. AP is COCO's (pycocotools' COCOeval with its defaults, al
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from plgen_ddp.coco import CocoFile
+from plgen_ddp.coco_boxes import read_box_file
 from plgen_ddp.errors import UserError, suggestion
 from plgen_ddp.label_quality import RIGHT_IOU
 from plgen_ddp.records import PseudoLabels
@@ -99,35 +99,45 @@ class Figures:
     AP50: float
 
 
-def read_objects(path: Path, option: str, names: Sequence[str], image_ids: Sequence[int]) -> Objects:
-    """The objects of these names in a COCO-format JSON, on its images that are among `image_ids`.
+def read_objects(path: Path, names: Sequence[str], extents: Mapping[int, tuple[int, int]]) -> Objects:
+    """The objects of these names in a COCO-format JSON, on its images that are labelled.
 
     Args:
-        option: that named the file, for messages.
+        extents: (width, height) of each labelled image, by id.
 
     Raises:
-        UserError: an unreadable file, a name that it lacks, no image in common, or no object of the names.
+        UserError: an unreadable file, pseudo labels, a name that it lacks, no image in common, one of another size, or
+            no object of the names.
     """
-    coco = CocoFile(path, option)
-    ids = {category.name: category.id for category in coco.categories()}
+    file = read_box_file(path, "ground truth")
+    if file.pseudo_labels() and file.made_for() is not None:
+        raise UserError(f"{path} is a file of pseudo labels; --ground-truth takes real annotations")
+    ids = {category.name: category.id for category in file.categories}
     for name in names:
         if name not in ids:
-            raise UserError(f"{option}: {path} has no category {name!r}{suggestion(name, ids)}")
-    images = np.array(sorted({image.id for image in coco.images()} & set(image_ids)), np.int64)
-    if not len(images):
-        raise UserError(f"{option}: {path} has none of the images that are labelled")
+            raise UserError(f"{path} has no category {name!r}{suggestion(name, ids)}")
+    common = [image for image in file.images if image.id in extents]
+    if not common:
+        raise UserError(f"the ground truth {path} has none of the images that are labelled")
+    for image in common:
+        if image.width is not None and (image.width, image.height) != extents[image.id]:
+            raise UserError(
+                f"image {image.id} of the ground truth {path} has another size than the one that is labelled"
+            )
     place = {ids[name]: number for number, name in enumerate(names)}
-    rows = coco.boxes(set(place))
+    rows = [row for row in file.annotations if row.category_id in place]
     objects = Objects.of(
         len(names),
-        images,
+        np.unique([image.id for image in common]),
         np.array([row.image_id for row in rows], np.int64),
         np.array([place[row.category_id] for row in rows], np.int64),
         np.array([row.bbox for row in rows], np.float64).reshape(-1, 4),
         np.array([bool(row.iscrowd) for row in rows], bool),
     )
     if not objects.counts.any():
-        raise UserError(f"{option}: {path} has no object of {', '.join(names[:5])} on the images that are labelled")
+        raise UserError(
+            f"the ground truth {path} has no object of {', '.join(names[:5])} on the images that are labelled"
+        )
     return objects
 
 

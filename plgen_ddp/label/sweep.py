@@ -74,12 +74,13 @@ def sweep(settings: Sequence[Setting], ground_truth: Path | None = None) -> Swee
     """
     first = plan_labelling(settings[0].config)
     plans = [first, *(with_label_options(first, setting.config) for setting in settings[1:])]
+    extents = {image_id: first.extents[image_id] for image_id in first.image_ids}
     objects: dict[tuple[str, ...], Objects | None] = {}
     for plan in plans:
         if (names := plan.vocabulary.novel) not in objects:
             objects[names] = None
             if ground_truth is not None:
-                objects[names] = read_objects(ground_truth, "--ground-truth", names, first.image_ids)
+                objects[names] = read_objects(ground_truth, names, extents)
     with open_store(plans) as store:
         labellings = store.prepare()
         thresholds = [fixed_thresholds(one) for one in labellings]

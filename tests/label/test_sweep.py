@@ -58,6 +58,9 @@ def test_rows_are_single_labellings(demo_words, tmp_path, options):
         assert row["labels_per_image"] == judged.pls_per_image
         figures = row["figures"]
         assert (figures["AP"], figures["AP50"]) == pytest.approx((judged.AP, judged.AP50), abs=1e-12)
+        assert judged.quality is not None
+        expected = (judged.quality.precision, judged.quality.recall, judged.quality.f1)
+        assert (figures["precision"], figures["recall"], figures["f1"]) == pytest.approx(expected)
         own = {name: own["figures"]["AP50"] for name, own in row["names"].items()}
         assert own == pytest.approx(judged.AP50_by_name, abs=1e-12)
 
@@ -166,6 +169,7 @@ def test_ground_truth_that_does_not_fit_is_named_before_the_work(demo_words, tmp
     path = tmp_path / "truth.json"
     changes = {
         "has none of the images": {"images": [row | {"id": row["id"] + 10**6} for row in data["images"]]},
+        "has another size": {"images": [row | {"width": row["width"] + 1} for row in data["images"]]},
         "has no category": {"categories": data["categories"][:1]},
         "has no object of": {"annotations": []},
     }
@@ -178,5 +182,5 @@ def test_ground_truth_that_does_not_fit_is_named_before_the_work(demo_words, tmp
             )
         line = capsys.readouterr().err
         assert stopped.value.code == 2 and line.count("\n") == 1
-        assert line.startswith("error: --ground-truth: ") and message in line
+        assert line.startswith("error: ") and "truth.json" in line and message in line
     assert not (tmp_path / "out").exists()
