@@ -22,7 +22,7 @@ class DensestLabels:
         self._novel_ids = novel_ids
         self._per_image = per_image
         self._per_name = per_name
-        self._at_most = self._wanted(images)
+        self._at_most = wanted_labels(per_image, images)
         self._labels: list[PseudoLabels] = []
         self._held, self._limit = 0, self._at_most + _SPARE
 
@@ -41,8 +41,9 @@ class DensestLabels:
     def thresholds(self, images: int) -> np.ndarray:
         """The threshold of each novel name, float64 (names,), now that `images` have been labelled."""
         labels = PseudoLabels.concatenate(self._labels)
-        found = density_thresholds(labels.scores, self._names(labels), self._count, self._wanted(images))
-        return found if self._per_name else np.repeat(found, len(self._novel_ids))
+        names = names_of(labels, self._novel_ids)
+        wanted = wanted_labels(self._per_image, images)
+        return thresholds_by_density(labels.scores, names, len(self._novel_ids), wanted, per_name=self._per_name)
 
     def labels(self) -> list[PseudoLabels]:
         """What is held, in the order in which it came."""
@@ -52,14 +53,30 @@ class DensestLabels:
     def _count(self) -> int:
         return len(self._novel_ids) if self._per_name else 1
 
-    def _wanted(self, images: int) -> int:
-        return max(round(self._per_image * images), 1)
-
     def _names(self, labels: PseudoLabels) -> np.ndarray:
         """The group of each label, int64 (n,)."""
         if not self._per_name:
             return np.zeros(len(labels), np.int64)
         return names_of(labels, self._novel_ids)
+
+
+def wanted_labels(per_image: float, images: int) -> int:
+    """How many labels `per_image` an image are."""
+    return max(round(per_image * images), 1)
+
+
+def thresholds_by_density(
+    scores: np.ndarray, names: np.ndarray, count: int, wanted: int, *, per_name: bool
+) -> np.ndarray:
+    """The threshold of each name above which `wanted` labels lie, float64 (count,).
+
+    Args:
+        scores: float64 (n,). names: int64 (n,), in [0, count).
+        per_name: that many of each name, not of all together.
+    """
+    if per_name:
+        return density_thresholds(scores, names, count, wanted)
+    return np.repeat(density_thresholds(scores, np.zeros(len(scores), np.int64), 1, wanted), count)
 
 
 def names_of(labels: PseudoLabels, novel_ids: np.ndarray) -> np.ndarray:

@@ -17,13 +17,13 @@ from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
-from plgen_ddp.label.class_scores import cosines
 from plgen_ddp.label.embed_names import embed_names
+from plgen_ddp.label.imported_rule import imported_rule
 from plgen_ddp.label.labels import kept_boxes_of_images, label_boxes
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.reachable import boxes_to_score
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
-from plgen_ddp.label.rule import Rule, ScoredBoxes
+from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines
 from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
 from plgen_ddp.label.thresholds import ChosenThreshold
 from plgen_ddp.processor import available_cores
@@ -150,7 +150,7 @@ class StorePass:
             for images in _some_at_once(self._images(path), len(self.text_embeddings)):
                 rules = [(labellings[numbers[0]].rule, lowest[key]) for key, numbers in groups.items()]
                 boxes = boxes_to_score(rules, [image for image, _ in images])
-                cosine = cosines(boxes.regions.embeddings, self.text_embeddings)
+                cosine = self._cosines(boxes.regions)
                 for numbers in groups.values():
                     first = labellings[numbers[0]]
                     scored = _score(first.rule, boxes, first.cosines(cosine), images)
@@ -169,6 +169,12 @@ class StorePass:
                 _check_extent(self.plan, image)
                 yield image, self.plan.extents[image.image_id]
 
+    def _cosines(self, image: Regions) -> np.ndarray:
+        """Cosines float64 (n, words) of an image's regions with the words of all labellings."""
+        if self.manifest.vocabulary is not None:
+            return np.empty((len(image.objectness), 0))  # imported scores have named the boxes already
+        return region_cosines(image, self.text_embeddings)
+
     def _samples(self, rules: Sequence[Labelling]) -> list[list[SampledImage]]:
         """A sample of the images that have base annotations, for each of the rules."""
         if not rules:
@@ -182,7 +188,7 @@ class StorePass:
                     boxes, names = one.base_of(image.image_id)
                     if len(names):
                         if cosine is None:
-                            cosine = cosines(image.embeddings, self.text_embeddings)
+                            cosine = self._cosines(image)
                         own.append(SampledImage(bare, one.cosines(cosine), extent, boxes, names))
             return found
 
@@ -208,7 +214,7 @@ class StorePass:
             embeddings = [np.empty((0, dim), np.float16)]
             for image, _ in self._images(path):
                 likely = image.objectness >= MIN_OBJECTNESS
-                every = cosines(image.embeddings, self.text_embeddings)[likely]
+                every = self._cosines(image)[likely]
                 for own, one, count in zip(cosine, rules, names, strict=True):
                     own.append(one.cosines(every)[:, :count])
                 embeddings.append(image.embeddings[likely])
@@ -241,6 +247,13 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
         )
     part_of = store.part_of_images()
     absent = [image_id for image_id in plan.image_ids if image_id not in part_of]
+    if not part_of:
+        raise UserError(f"run.output: the store {store.folder} has no images; score some with launch/score.py")
+    if len(absent) == len(plan.image_ids):
+        raise UserError(
+            f"run.output: none of the {len(absent)} images of {plan.coco.path} is in the store {store.folder}; it was "
+            "made from other images"
+        )
     if absent:
         message = (
             f"{len(absent)} of {len(plan.image_ids)} images are not in the store {store.folder}, the first are "
@@ -249,12 +262,7 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
         if not plan.config.label.allow_partial:
             raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
         print_line(f"warning: {message}; they get no pseudo labels", error=True)
-    embedded: dict[str, np.ndarray] = {}
-    for one in plans:
-        if (key := repr((one.table.words, one.templates))) not in embedded:
-            embedded[key] = embed_names(one)
-    matrices = [embedded[repr((one.table.words, one.templates))] for one in plans]
-    together, columns = _together(matrices)
+    rules, text_embeddings, columns = _rules(plans, manifest)
     base: dict[tuple[int, ...], BaseBoxes] = {}
     for one in plans:
         if _looks_at_base(one) and tuple(one.base_ids) not in base:
@@ -262,20 +270,38 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
     labellings = [
         Labelling(
             plan=one,
-            rule=Rule(one.config.label, one.table, matrix, manifest.similarity),
+            rule=rule,
             scores=_decided(one, (*_OF_SUPPRESSION, *_OF_THRESHOLD, *_OF_FILES)),
             labels=_decided(one, (*_OF_THRESHOLD, *_OF_FILES)),
             columns=own,
             base=base.get(tuple(one.base_ids)) if _looks_at_base(one) else None,
         )
-        for one, matrix, own in zip(plans, matrices, columns, strict=True)
+        for one, rule, own in zip(plans, rules, columns, strict=True)
     ]
     wanted = set(plan.image_ids)
     paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
         # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
         # cores.
-        yield StorePass(plan, store, manifest, paths, len(absent), together, labellings, wanted, pool)
+        yield StorePass(plan, store, manifest, paths, len(absent), text_embeddings, labellings, wanted, pool)
+
+
+def _rules(plans: Sequence[LabelPlan], manifest: Manifest) -> tuple[list[Rule], np.ndarray, list[np.ndarray | None]]:
+    """The rule of each plan, the words of all rules, and where among them each rule's own are."""
+    if manifest.vocabulary is not None:
+        imported: list[Rule] = [imported_rule(one, manifest, manifest.vocabulary) for one in plans]
+        return imported, np.empty((0, 0), np.float32), [None] * len(plans)
+    embedded: dict[str, np.ndarray] = {}
+    keys = [repr((one.table.words, one.templates)) for one in plans]
+    for key, one in zip(keys, plans, strict=True):
+        if key not in embedded:
+            embedded[key] = embed_names(one)
+    matrices = [embedded[key] for key in keys]
+    rules = [
+        Rule(one.config.label, one.table, matrix, manifest.similarity)
+        for one, matrix in zip(plans, matrices, strict=True)
+    ]
+    return rules, *_together(matrices)
 
 
 def _together(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray | None]]:

@@ -65,7 +65,7 @@ def can_be_named(rule: Rule, regions: Regions, threshold: float) -> np.ndarray:
         threshold: of the fused score.
     """
     options, similarity, embeddings = rule.options, rule.similarity, regions.embeddings
-    if options.class_score not in ("novel", "all"):
+    if options.class_score not in ("novel", "all") or not embeddings.shape[1]:  # imported scores have no embeddings
         return np.ones(len(embeddings), bool)
     columns, asked = rule.columns("novel"), len(rule.table.asked("novel"))
     texts = np.ascontiguousarray(rule.text_embeddings[columns].T)

@@ -11,6 +11,7 @@ from plgen_ddp.records import EVIDENCE, Regions
 NO_EXTENT = (0, 0)
 """In the place of an image's (width, height), for rules that score each box alone."""
 _NO_IMAGE = -1
+_OPTIONAL = (*EVIDENCE, "top_name", "top_score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class StackedBoxes:
     """Boxes of several images.
 
     Attributes:
-        regions: all of them as if of one image. Evidence is None where an image has none.
+        regions: all of them as if of one image. A column is None where one of them lacks it.
         place: int64 (n,), ascending: which of the images each is of.
     """
 
@@ -27,19 +28,18 @@ class StackedBoxes:
 
     @classmethod
     def of(cls, images: Sequence[Regions]) -> "StackedBoxes":
-        """All boxes of these images, without their embeddings."""
-        nothing = np.empty(0, np.float32)
-        filled = [image for image in images if len(image.objectness)]
-        evidence: dict[str, Any] = {}
-        for name in EVIDENCE:
+        """All boxes of these images, one at least, without their embeddings."""
+        filled = [image for image in images if len(image.objectness)] or images[:1]
+        optional: dict[str, Any] = {}
+        for name in _OPTIONAL:
             columns = [getattr(image, name) for image in filled]
-            evidence[name] = None if any(column is None for column in columns) else np.concatenate([nothing, *columns])
+            optional[name] = None if any(column is None for column in columns) else np.concatenate(columns)
         regions = Regions(
             _NO_IMAGE,
-            np.concatenate([nothing.reshape(0, 4), *(image.boxes_xyxy for image in filled)]),
-            objectness := np.concatenate([nothing, *(image.objectness for image in filled)]),
+            np.concatenate([image.boxes_xyxy for image in filled]),
+            objectness := np.concatenate([image.objectness for image in filled]),
             np.empty((len(objectness), 0), np.float16),
-            **evidence,
+            **optional,
         )
         return cls(regions, np.repeat(np.arange(len(images)), [len(image.objectness) for image in images]))
 
@@ -68,5 +68,5 @@ class StackedBoxes:
 
 
 def _columns(regions: Regions, which: np.ndarray) -> dict[str, Any]:
-    names = ("boxes_xyxy", "objectness", *EVIDENCE)
+    names = ("boxes_xyxy", "objectness", *_OPTIONAL)
     return {name: None if (column := getattr(regions, name)) is None else column[which] for name in names}
