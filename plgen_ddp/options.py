@@ -226,7 +226,7 @@ def _is_text(text: str, option: "Field[Any]") -> bool:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        float(text.removeprefix("."))  # YAML's .nan and .inf
     except ValueError:
         return False
     return True
@@ -272,6 +272,8 @@ def _resolve_files(tree: DictConfig, options: Mapping[str, "Field[Any]"], beside
             paths = " or ".join(str(place) for place in dict.fromkeys(places))
             alone = f"; as a list of one name, write '{value},'" if lookup.names else ""
             missing[key] = f"{key}: no file at {paths}{suggestion(value, known)}{alone}"
+            if lookup.numbers:
+                missing[key] = f"{key} is {value!r}; expected {expected_value(option)}, and there is no file at {paths}"
             if not lookup.optional:
                 raise UserError(missing[key])
     return missing
