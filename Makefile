@@ -1,11 +1,11 @@
 # make demo      the whole job on a small case, after setting up what it needs
-# make test      every test of the CPU; SLOW=1 adds the full-size models
+# make test      the tests of the CPU, on drawn scenes; SLOW=1 adds the full-size models; real photos are an extra
 # make test-gpu  the tests that need an NVIDIA GPU
 # make lint      formatting, lint, types
-# make setup     only the set-up: PYTHON=python3.12, EXTRAS=dev,train, DETECTRON2=git+https://github.com/facebookresearch/detectron2
+# make setup     only the set-up: PYTHON=python3.12, EXTRAS=dev,train,open-clip DETECTRON2=git+https://github.com/facebookresearch/detectron2
 
 PYTHON ?= python3
-EXTRAS ?= dev,train
+EXTRAS ?= dev,train,open-clip
 VENV ?= .venv
 BIN := $(VENV)/bin
 RANKS ?= 2

@@ -1,4 +1,4 @@
-"""What the job costs on this machine, beside the reference recipe on the same images.
+"""What the job costs on this machine, and what the reference recipe costs on the same images.
 
     python launch/benchmark.py                                     images a second, milliseconds of each stage
     python launch/benchmark.py --images coco/val2017               on real JPEGs
@@ -6,11 +6,11 @@
     python launch/benchmark.py --growth 1,4 --num-images 100       also on 100 and 400 images: time and memory
     python launch/benchmark.py --agreement                         also what precisions change in boxes and labels
     python launch/benchmark.py --num-images 4096 run.workers=8     options of the job, as for launch/score.py
-    python launch/benchmark.py --tiny --num-images 8               tiny models: does it run?
+    python launch/benchmark.py --tiny                              tiny models: does it run?
 
 Nothing is downloaded: weights are seeded and of full size (R50-FPN, ViT-B/32), images generated in COCO's sizes.
-Percentages in the table are shares of the peak, which the same run measures as one large matrix product: on CUDA in
-half precision; on a CPU on one rank's threads, in CLIP's precision of the run.
+plgen_ddp/benchmark/README.md explains every column. Percentages are shares of the peak, which each run measures as one
+large matrix product: on CUDA in half precision, on a CPU in CLIP's precision on the threads of one rank.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from plgen_ddp.benchmark.run import Options, run
+from plgen_ddp.command_line import command_line
 from plgen_ddp.console import one_line_errors
 from plgen_ddp.files import check_output
 
@@ -29,7 +30,7 @@ from plgen_ddp.files import check_output
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
-        if arguments.json is not None:  # before the hours that it shall print_line of
+        if arguments.json is not None:  # now, not after hours of measuring
             check_output(arguments.json, "--json", {})
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="plgen_ddp_benchmark_") as folder:
         report = run(
@@ -49,13 +50,13 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         print(report.markdown())
         if arguments.json is not None:
-            rows = [asdict(measured) for measured in (*report.runs, *report.scaling, *report.growth)]
+            rows = [asdict(measured) for measured in report.measurements()]
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, config="coco_vlplm")
     parser.add_argument("--num-images", type=positive, default=8, metavar="N", help="images that the job scores")
     parser.add_argument(
         "--reference-images", type=positive, default=8, metavar="N", help="images for the slow reference"
@@ -80,13 +81,14 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         metavar="LIST",
         help="times N images; default 1,2",
     )
-    parser.add_argument("--agreement", action="store_true", help="compare each precision's result with the first's")
+    parser.add_argument(
+        "--agreement", action="store_true", help="compare each precision's boxes and labels with the first's"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny models instead of full-size ones")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures there")
     parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keep models, images and stores there; must hold no run"
+        "--work", type=Path, metavar="DIR", help="keep models, images and stores there; no earlier run of the same kind"
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="options of the job")
     return parser.parse_intermixed_args(words)
 
 

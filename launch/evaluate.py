@@ -4,26 +4,26 @@ python launch/evaluate.py --labels out/coco/labels.json --ground-truth coco/anno
 python launch/evaluate.py ... --only-images-with-novel     the protocol of VL-PLM's published figures
 """
 
-import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from plgen_ddp.command_line import command_line
 from plgen_ddp.console import one_line_errors, print_evaluation
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.files import check_output, write_atomically
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, schema=None)
     parser.add_argument("--labels", required=True, type=Path, metavar="FILE", help="written by score.py or label.py")
     parser.add_argument("--ground-truth", required=True, type=Path, metavar="FILE", help="COCO-format JSON")
     parser.add_argument("--novel", nargs="+", metavar="NAME", help="names to evaluate; the labels' own by default")
     parser.add_argument("--only-images-with-novel", action="store_true", help="leave out images without a novel object")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    options = parser.parse_args(words)
+    options = parser.parse_intermixed_args(words)
     with one_line_errors():
         if options.json:
             check_output(options.json, "--json", {"--labels": options.labels, "--ground-truth": options.ground_truth})

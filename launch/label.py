@@ -9,15 +9,17 @@ CLIP is loaded only for names that the store has not seen under these templates.
 import sys
 from collections.abc import Sequence
 
-from plgen_ddp.config import command_line, load_config
+from plgen_ddp.command_line import command_line
+from plgen_ddp.config import load_config
 from plgen_ddp.console import one_line_errors, print_labels
-from plgen_ddp.label.job import label_store, plan_labelling
+from plgen_ddp.label.job import LABELLING_REQUIRES, label_store, plan_labelling
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = command_line(__doc__).parse_intermixed_args(words)
     with one_line_errors():
-        print_labels(label_store(plan_labelling(load_config(arguments.config, arguments.overrides))))
+        config = load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)
+        print_labels(label_store(plan_labelling(config)))
     return 0
 
 

@@ -16,12 +16,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgen_ddp.config import Config, command_line, load_config
+from plgen_ddp.command_line import command_line
+from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import Progress, failed_status, one_line_errors, print_labels, print_scoring, rank_log
 from plgen_ddp.device import prepare_device
-from plgen_ddp.label.job import check_before_scoring, label_store, plan_labelling
+from plgen_ddp.label.job import LABELLING_REQUIRES, check_before_scoring, label_store, plan_labelling
+from plgen_ddp.options import given
 from plgen_ddp.score.images import units_of_rank
-from plgen_ddp.score.job import check_coverage, fetch, load_models, plan_work, read_dataset, score_units
+from plgen_ddp.score.job import (
+    check_coverage,
+    fetch,
+    load_models,
+    plan_work,
+    read_dataset,
+    score_units,
+    scoring_requires,
+)
 from plgen_ddp.world import World
 
 
@@ -29,11 +39,17 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
         if arguments.label_only:
-            print_labels(label_store(plan_labelling(load_config(arguments.config, arguments.overrides))))
+            config = load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)
+            print_labels(label_store(plan_labelling(config)))
             return 0
+        also = () if arguments.no_label else LABELLING_REQUIRES
         with World.from_env() as world:
-            config = world.from_main(lambda: load_config(arguments.config, arguments.overrides))
-            with rank_log(Path(config.value("run.output"), "log")):
+            config = world.from_main(
+                lambda: load_config(
+                    arguments.config, arguments.overrides, lambda config: scoring_requires(config) + also
+                )
+            )
+            with rank_log(Path(given(config.run.output), "log")):
                 failed = score(world, config, label=not arguments.no_label)
                 if world.is_main and not arguments.no_label:
                     print_labels(label_store(plan_labelling(config)))

@@ -8,7 +8,7 @@
 
 Novel annotations are removed before anything sees them. The same command again goes on from the last checkpoint, also
 on another number of GPUs. `run.output` gets model_final.pth, which detector.weights of launch/score.py takes as it is,
-with log.txt and metrics.json.
+metrics.json, and in log/ what each rank logged.
 """
 
 import argparse
@@ -16,17 +16,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgen_ddp.config import command_line, load_structured
-from plgen_ddp.console import one_line_errors
-from plgen_ddp.train.training import (
-    ProposalTrainingConfig,
-    export_weights,
-    fetch_initial_weights,
-    open_output,
-    print_recall,
-    read_training_data,
-    train,
-)
+from plgen_ddp.command_line import command_line
+from plgen_ddp.console import one_line_errors, print_line, rank_log
+from plgen_ddp.options import given, load_structured
+from plgen_ddp.train.checkpoints import open_output
+from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
+from plgen_ddp.train.data import read_training_data
+from plgen_ddp.train.detector import fetch_initial_weights, learns_masks
+from plgen_ddp.train.recall import print_recall
+from plgen_ddp.train.trainer import train
+from plgen_ddp.train.weights import export_weights
 from plgen_ddp.world import World
 
 
@@ -35,22 +34,26 @@ def main(words: Sequence[str] | None = None) -> int:
     with one_line_errors():
         with World.from_env(gradients=True) as world:
             config = world.from_main(
-                lambda: load_structured(ProposalTrainingConfig, arguments.config, arguments.overrides)
+                lambda: load_structured(
+                    ProposalTrainingConfig, arguments.config, arguments.overrides, TRAINING_REQUIRES
+                )
             )
-            data = world.once_a_node(lambda: read_training_data(config))
-            weights = world.once_a_node(lambda: fetch_initial_weights(config))
-            world.from_main(lambda: open_output(config, data))
-            checkpoint, recall = train(config, world, data, weights)
+            with rank_log(Path(given(config.run.output), "log")):
+                with_masks = world.from_main(lambda: learns_masks(config))
+                data = world.once_a_node(lambda: read_training_data(config, with_masks=with_masks))
+                weights = world.once_a_node(lambda: fetch_initial_weights(config))
+                world.from_main(lambda: open_output(config, data, weights))
+                checkpoint, recall = train(config, world, data, weights)
         if world.is_main:
             print_recall(recall)
             if arguments.export:
                 export_weights(checkpoint, arguments.export)
-            print(f"wrote {arguments.export or checkpoint}")
+            print_line(f"wrote {arguments.export or checkpoint}")
     return 0
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line(__doc__)
+    parser = command_line(__doc__, ProposalTrainingConfig)
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the weights alone, float16, compressed")
     return parser.parse_intermixed_args(words)
 

@@ -1,7 +1,8 @@
 """COCO-format JSON: reads images, categories and annotations, writes the labelled file.
 
-A file is held as raw JSON text per entry and decoded only as far as a question needs (msgspec), so keys that nothing
-here knows, polygons among them, pass through byte for byte and train2017's 320 MB cost a second and about 1 GB.
+A file is held as raw JSON text per entry, and an entry is decoded only as far as a question needs (msgspec). Keys that
+this file does not know, polygons among them, therefore pass through byte for byte. The 320 MB of train2017 take about a
+second and 1 GB.
 """
 
 import hashlib
@@ -19,13 +20,13 @@ from plgen_ddp.records import PseudoLabel, PseudoLabels
 T = TypeVar("T")
 
 
-# What the columns of the job hold.
+# The ranges of the columns that hold them.
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Pixels = Annotated[int, msgspec.Meta(le=2**31 - 1)]
 
 
 class Image(msgspec.Struct):
-    """What the job reads of an entry of `images`; sizes in pixels. LVIS names a file by its URL alone."""
+    """What the job reads of an entry of `images`. Sizes are in pixels. LVIS gives only the URL of a file."""
 
     id: Id
     height: Pixels
@@ -40,6 +41,8 @@ class Image(msgspec.Struct):
 
 
 class Category(msgspec.Struct):
+    """What the job reads of an entry of `categories`."""
+
     id: Id
     name: str
 

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from plgen_ddp.errors import PeerError, UserError, user_message
 from plgen_ddp.records import Evaluation, LabelSummary, RankSummary
 
-# Seconds between two looks at the counter, and between two plain lines: a batch job's log stays readable.
+# Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
 _LINE_EVERY = 15.0
-# From this share of the ranks' time on, waiting for images is worth a line; a short run waits for its first one.
+# From this share of the ranks' time on, waiting for images is worth a line. A short run waits for its first image.
 _MUCH_WAITING = 0.1
 _SHORT_RUN = 60.0
 # Seconds that a rank leaves to the rank whose error it shares; see `one_line_errors`.
@@ -145,10 +145,10 @@ def _leave_to_torchrun(path: Path, message: str) -> None:
 
 
 class Progress:
-    """Counts images over all ranks, and shows them on one rank.
+    """Counts images over all ranks and shows the count on one rank: a bar on a terminal, plain lines elsewhere.
 
-    Only the counter is shared, and nobody waits for it: a thread of the showing rank reads it now and then, also while
-    that rank is done and others are not.
+    Ranks share only a counter, and none waits for another. A thread of the showing rank reads it twice a second, also
+    when that rank is done and others are not.
     """
 
     def __init__(self, count: Callable[[int], int], total: int, *, shown: bool) -> None:
@@ -165,6 +165,7 @@ class Progress:
         self._start = time.monotonic()
 
     def advance(self, images: int) -> None:
+        """Adds to the count of all ranks."""
         self._count(images)
 
     def __enter__(self) -> "Progress":
@@ -231,6 +232,7 @@ def print_scoring(
 
 
 def print_labels(summary: LabelSummary) -> None:
+    """What a labelling wrote, on stdout; images without labels because they failed, on stderr."""
     print_line(
         f"wrote {summary.path}: {summary.pseudo_labels} pseudo labels on {summary.images} images "
         f"({summary.pseudo_labels / summary.images:.2f} an image), {summary.base_annotations} base annotations kept"

@@ -54,7 +54,8 @@ class Regions:
         embeddings: float16 (n, d), unit length up to rounding.
         foreground: float32 (n,), in [0, 1]: the box head's foreground probability in its last refinement pass.
         last_move: float32 (n,), in [0, 1]: IoU of the box before and after its last refinement pass.
-        agreement: float32 (n,), in [0, 1]: mean of the five largest IoUs with the RPN's other proposals.
+        agreement: float32 (n,), in [0, 1]: mean of the box's five largest IoUs with the RPN's other proposals, before
+            its suppression.
         scale_cosine: float32 (n,), in [-1, 1]: cosine between the embeddings of the crops at the first two scales.
         failure: why the image could not be scored; it then has no regions.
 

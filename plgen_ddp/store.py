@@ -40,6 +40,7 @@ from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
+from plgen_ddp.options import given
 from plgen_ddp.records import EVIDENCE, Failure, Regions, Similarity
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
@@ -253,7 +254,7 @@ class RegionStore:
 
 def store_of(config: Config) -> RegionStore:
     """The region store of a run."""
-    return RegionStore(Path(config.value("run.output"), "store"))
+    return RegionStore(Path(given(config.run.output), "store"))
 
 
 class PartWriter:

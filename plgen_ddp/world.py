@@ -1,8 +1,9 @@
-"""Who this process is among the ranks, and everything the ranks say to each other.
+"""Which rank this process is, and everything that ranks exchange.
 
-The only importer of torch.distributed. The group is Gloo and carries small Python objects: a plan from rank 0, a
-summary from each rank. Everything large goes through files, except the gradients of a training: on GPUs NCCL carries
-them. With one process every call is a no-op of the same meaning, so there is one code path.
+This file is the only importer of torch.distributed, and the only reader of torchrun's environment. The group is Gloo
+and carries small Python objects: a plan from rank 0, a summary from each rank. Everything large goes through files,
+except the gradients of a training, which NCCL carries on GPUs. In a single process every exchange returns its own
+value, so there is one code path.
 """
 
 import contextlib
@@ -23,15 +24,15 @@ from plgen_ddp.errors import PeerError, UserError, one_line, user_message
 T = TypeVar("T")
 
 # Ranks wait for each other only before the work and after it. torchrun ends the job when a rank dies, so a long limit
-# costs nothing, and a short one would kill a job whose last rank has the slowest disk.
+# costs nothing. A short one would kill a job whose last rank has the slowest disk.
 _TIMEOUT = timedelta(hours=12)
-# torchrun starts ranks when all nodes are there. One that finds nobody is left over from a torchrun that was killed.
+# torchrun starts ranks when all nodes are there. A rank that finds no peers is an orphan of a torchrun that was killed.
 _JOIN_TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
 class World:
-    """One rank's view of the group. Leave it as a context manager, or by `close`."""
+    """One rank's view of the group. Use it as a context manager, or call `close`."""
 
     rank: int = 0
     size: int = 1
@@ -40,9 +41,13 @@ class World:
 
     @classmethod
     def from_env(cls, *, gradients: bool = False) -> "World":
-        """Joins the group that torchrun describes in the environment; alone without it.
+        """Joins the group that torchrun describes in the environment. Without torchrun, a group of one.
 
-        gradients: the group also averages gradients (DistributedDataParallel), those on CUDA devices through NCCL.
+        Args:
+            gradients: the group also averages gradients (DistributedDataParallel), on CUDA devices through NCCL.
+
+        Raises:
+            UserError: an incomplete environment, or no peers.
         """
         error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         identify_process(int(os.environ.get("RANK", "0")), Path(error_file) if error_file else None)
@@ -79,7 +84,7 @@ class World:
             dist.destroy_process_group()
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """The result of `work` on rank 0, on every rank. A `UserError` there is raised on every rank."""
+        """The result of `work`, which rank 0 computes, on every rank. A `UserError` in it is raised on every rank."""
         outcome = _attempt(work) if self.is_main else None
         if self.size > 1:
             box = [outcome]
@@ -91,7 +96,7 @@ class World:
         return outcome.value
 
     def once_a_node(self, work: Callable[[], T]) -> T:
-        """The result of `work`, run by one rank of each node before its other ranks run it: for downloads into a cache.
+        """Every rank's own result of `work`, which one rank of each node runs before the others: for downloads.
 
         A `UserError` on any rank is raised on every rank.
         """
@@ -121,7 +126,7 @@ class World:
         return self._store.add("images", amount)
 
     def _raise_first(self, outcome: "_Outcome | None") -> None:
-        """Raises on every rank the first error of any rank. Only messages travel: a result may be no pickle at all."""
+        """Raises the first error of any rank on every rank. Only messages travel: not every result can be pickled."""
         errors: list[Any] = [outcome.error if outcome else None] * self.size
         if self.size > 1:
             with self._peers():
@@ -131,7 +136,7 @@ class World:
 
     @contextlib.contextmanager
     def _peers(self) -> Iterator[None]:
-        """Around what needs all ranks: one that has ended has said why, and the others need no traceback."""
+        """Wraps an exchange. A rank that has ended has printed why, so the others need no traceback."""
         try:
             yield
         except RuntimeError as error:

@@ -1,33 +1,21 @@
-"""What the tests share: real photos, tiny seeded models in the files that users have, and the user's own commands."""
+"""Fixtures that several files of tests use. What they import lies beside this file, under names of its own."""
 
-import json
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from commands import REPOSITORY, command, environment, run
+from devices import DEVICES, needs_compiler
+from finished_runs import FinishedRun
+from small_datasets import COCO_MINI, SmallDataset, scenes_words, take_images
+from tiny_models import TinyModels
 
-from plgen_ddp.benchmark.seeded_models import write_tiny_clip, write_tiny_detector
-
-REPOSITORY = Path(__file__).parents[1]
-COCO_MINI = REPOSITORY.parent / "shared" / "data" / "coco_mini"
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
-    reason="torch.compile needs g++ and Python.h",
-)
-
-# More threads than cores would make every rank wait for the others' spinning.
-torch.set_num_threads(1)
+# Re-exports, until nothing imports them from here.
+__all__ = ["DEVICES", "REPOSITORY", "command", "needs_compiler", "run", "take_images"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,94 +33,58 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and to be asked for: make test-gpu"))
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """A command that was called in this process may have changed it; results are compared to the last bit."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
-    """Root of 159 real COCO images in COCO's layout."""
+    """Root of 159 real COCO images in COCO's layout; skips where they do not lie beside the checkout."""
     if not COCO_MINI.is_dir():
-        pytest.skip(f"needs real COCO images at {COCO_MINI}")
+        pytest.skip(f"real photos are an extra: none at {COCO_MINI}")
     return COCO_MINI
-
-
-@dataclass(frozen=True)
-class TinyModels:
-    """Seeded models in the form of the real ones, small enough for any test."""
-
-    config: Path
-    weights: Path
-    clip: Path
-
-    def overrides(self) -> list[str]:
-        return [
-            f"detector.config={self.config}",
-            f"detector.weights={self.weights}",
-            f"clip.model={self.clip}",
-            "detector.precision=fp32",
-            "clip.precision=fp32",
-        ]
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    folder = tmp_path_factory.mktemp("tiny_models")
-    photos = sorted((COCO_MINI / "val2017").glob("*.jpg"))[:1]
-    config, weights = write_tiny_detector(folder, photos, seed=0)
-    return TinyModels(config, weights, write_tiny_clip(folder, seed=0))
-
-
-def take_images(root: Path, split: str, count: int) -> dict[str, Any]:
-    """The COCO-format content of the first `count` images of a split of coco_mini, with their annotations."""
-    data = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
-    data["images"] = sorted(data["images"], key=lambda image: image["id"])[:count]
-    ids = {image["id"] for image in data["images"]}
-    data["annotations"] = [annotation for annotation in data["annotations"] if annotation["image_id"] in ids]
-    return data
-
-
-@dataclass(frozen=True)
-class SmallCoco:
-    """A dataset of its own in a temporary folder: files may be damaged, the JSON changed."""
-
-    root: Path
-    annotations: Path
-
-    def read(self) -> dict[str, Any]:
-        return json.loads(self.annotations.read_text())
-
-    def write(self, data: dict[str, Any]) -> None:
-        self.annotations.write_text(json.dumps(data))
-
-    def overrides(self) -> list[str]:
-        return [f"data.annotations={self.annotations}", f"data.image_root={self.root}"]
+    return TinyModels.write(tmp_path_factory.mktemp("tiny_models"))
 
 
 @pytest.fixture
-def small_coco(coco_mini: Path, tmp_path: Path) -> Callable[[int], SmallCoco]:
-    """Makes a dataset of the first so many val2017 images."""
-
-    def make(count: int) -> SmallCoco:
-        data = take_images(coco_mini, "val2017", count)
-        dataset = SmallCoco(tmp_path / "coco", tmp_path / "coco" / "annotations" / "instances_val2017.json")
-        dataset.annotations.parent.mkdir(parents=True)
-        (dataset.root / "val2017").mkdir()
-        for image in data["images"]:
-            shutil.copy(coco_mini / "val2017" / image["file_name"], dataset.root / "val2017")
-        dataset.write(data)
-        return dataset
-
-    return make
+def small_dataset(tmp_path: Path) -> Callable[[int], SmallDataset]:
+    """Makes a dataset of the first so many scenes, which the test may damage."""
+    return lambda count: SmallDataset.copy(tmp_path / "dataset", count)
 
 
-def command(script: str, *words: str | Path, ranks: int | None = None) -> list[str]:
-    """The user's command line for a script of launch/, under torchrun where `ranks` is given."""
-    start = [sys.executable]
-    if ranks is not None:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return [*start, str(REPOSITORY / "launch" / script), *map(str, words)]
+@pytest.fixture(scope="session")
+def two_rank_run(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """The whole job with tiny models on 14 scenes, by two ranks under torchrun."""
+    images = 14
+    words = [
+        *("--config", str(REPOSITORY / "configs" / "coco_vlplm.yaml")),
+        *tiny_models.words(),
+        *scenes_words(),
+        # Small units, so that few images are many parts and every rank has several.
+        *("run.workers=1", "run.images_per_batch=2", "run.images_per_part=2", f"data.limit={images}"),
+    ]
+    output = tmp_path_factory.mktemp("two_ranks") / "out"
+    done = run(command("score.py", *words, f"run.output={output}", ranks=2))
+    return FinishedRun(words, images, output, done.stdout, done.stderr)
 
 
-def run(arguments: list[str], status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs a command and checks its exit status."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=500)
-    assert done.returncode == status, f"exit status {done.returncode}, expected {status}\n{done.stdout}\n{done.stderr}"
-    return done
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """`python -m plgen_ddp.demo` as a user runs it: learned models, 48 scenes, two ranks."""
+    output = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "plgen_ddp.demo", f"run.output={output}"],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return FinishedRun(["--config", str(REPOSITORY / "configs" / "demo.yaml")], 48, output, done.stdout, done.stderr)

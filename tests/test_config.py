@@ -8,20 +8,54 @@ import pytest
 from plgen_ddp.config import load_config
 from plgen_ddp.errors import UserError
 
-REPOSITORY = Path(__file__).parents[1]
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.mark.parametrize("name", ["coco_marvelovd", "coco_vlplm"])
-def test_presets_load_and_find_what_lies_beside_them(name, monkeypatch, tmp_path):
+def test_a_preset_loads_by_name_or_path_from_any_folder_and_holds_the_paths_of_its_files(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    config = load_config(REPOSITORY / "configs" / f"{name}.yaml")
-    assert config.find(config.detector.config, "detector.config").is_file()
-    assert config.find(config.label.vocabulary, "label.vocabulary").is_file()
-    assert config.find(config.label.templates, "label.templates").is_file()
+    config = load_config(name)
+    assert config == load_config(CONFIGS / f"{name}.yaml")
+    assert config.detector.config == str(CONFIGS / "detectors" / "mask_rcnn_R_50_FPN_1x_base_num1.yaml")
+    assert config.label.vocabulary == str(CONFIGS / "vocabularies" / "coco_ovd.yaml")
+    assert config.label.templates == str(CONFIGS / "templates" / "vild_63.txt")
+
+
+def test_a_file_of_the_current_folder_wins_over_a_packaged_config(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coco_vlplm").write_text("run: {workers: 7}")
+    assert load_config("coco_vlplm").run.workers == 7
+
+
+def test_a_file_option_is_found_in_the_current_folder_then_beside_the_config_then_in_the_package(monkeypatch, tmp_path):
+    (tmp_path / "beside").mkdir()
+    config = tmp_path / "beside" / "mine.yaml"
+    config.write_text("label: {templates: vild_63}")
+    monkeypatch.chdir(tmp_path)
+
+    def templates(value):
+        return load_config("beside/mine.yaml", [f"label.templates={value}"]).label.templates
+
+    assert load_config(config).label.templates == templates("vild_63") == str(CONFIGS / "templates" / "vild_63.txt")
+    assert templates("templates/vild_63.txt") == str(CONFIGS / "templates" / "vild_63.txt")
+    (tmp_path / "beside" / "vild_63").write_text("a {}")
+    assert templates("vild_63") == str(Path("beside", "vild_63"))
+    (tmp_path / "vild_63").write_text("a {}")
+    assert templates("vild_63") == "vild_63"
+    with pytest.raises(UserError, match=r"label\.templates: no file at vild_36 or .*did you mean 'vild_63'"):
+        templates("vild_36")
+
+
+def test_a_detector_file_that_is_not_there_is_a_mistake_of_the_commands_that_need_it(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("detector: {config: nowhere.yaml}")
+    assert load_config(path).detector.config == "nowhere.yaml"
+    with pytest.raises(UserError, match=r"detector\.config: no file at nowhere.yaml or .*nowhere.yaml"):
+        load_config(path, required=["detector.config"])
 
 
 def test_presets_differ_in_stage_two_only():
-    marvelovd, vlplm = (load_config(REPOSITORY / "configs" / f"coco_{name}.yaml") for name in ("marvelovd", "vlplm"))
+    marvelovd, vlplm = (load_config(f"coco_{name}") for name in ("marvelovd", "vlplm"))
     assert (marvelovd.detector, marvelovd.clip) == (vlplm.detector, vlplm.clip)
     assert (marvelovd.label.objectness_weight, marvelovd.label.score_threshold) == (0.0, 0.5)
     assert (vlplm.label.objectness_weight, vlplm.label.score_threshold) == (0.5, 0.8)
@@ -36,6 +70,29 @@ def test_command_line_wins_over_file_and_file_over_default(tmp_path):
     assert config.label.vocabulary == ["cat", "dog"]
 
 
+def test_a_mapping_on_the_command_line_replaces_the_files(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("label: {vocabulary: {novel: [cat], distractors: [dog]}}")
+    config = load_config(path, ["label.vocabulary={novel: [bus]}"])
+    assert config.label.vocabulary == {"novel": ["bus"]}
+
+
+def test_commas_make_a_list_unless_a_file_has_that_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("{}")
+
+    def load(word):
+        return load_config("a.yaml", [word])
+
+    assert load("label.vocabulary=dog,traffic light, no").label.vocabulary == ["dog", "traffic light", "no"]
+    assert load("clip.crop_scales=1,1.5").clip.crop_scales == [1.0, 1.5]
+    assert load("clip.crop_scales=2").clip.crop_scales == [2.0]
+    many = [f"name{number}" for number in range(100)]  # longer than a file's name can be
+    assert load("label.vocabulary=" + ",".join(many)).label.vocabulary == many
+    (tmp_path / "dog,cat").write_text("novel: [bus]")
+    assert load("label.vocabulary=dog,cat").label.vocabulary == "dog,cat"
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -45,10 +102,23 @@ def test_command_line_wins_over_file_and_file_over_default(tmp_path):
         ("run.workers=-1", "run.workers is -1; expected 0 or more"),
         ("label.nms_iou=1.5", "label.nms_iou is 1.5; expected a number from 0 to 1"),
         ("clip.precision=fp8", "clip.precision is 'fp8'; expected one of auto, fp32"),
-        ("clip.crop_scales=[]", "clip.crop_scales"),
+        ("run.workers=null", "run.workers is null; expected a whole number"),
+        ("data.limit=1.5", "data.limit is 1.5; expected a whole number, or null"),
+        ("label.allow_partial=maybe", "label.allow_partial is 'maybe'; expected true or false"),
+        ("clip.crop_scales=[]", "clip.crop_scales is .*; expected one or more positive numbers"),
+        ("clip.crop_scales=1,wide", r"clip.crop_scales is \[1, 'wide'\]; expected a list of numbers"),
+        ("clip.crop_scales=[1, [2]]", r"clip.crop_scales is \[1, \[2\]\]; expected a list of numbers"),
+        ("clip.crop_scales=null", "clip.crop_scales is null; expected a list of numbers"),
+        ("run.output='out", """run.output: "'out" is not valid YAML: line 1: found unexpected end of stream"""),
+        ("run.output='a' b", "run.output: .* is not valid YAML: line 1: "),
+        ("run.output=${nowhere}", "run.output: .*'nowhere' not found"),
         ("data.limit=0", "data.limit is 0"),
         ("data=1", "write data.key=value"),
+        ("run={workers: 1}", "'run' on the command line is a section"),
         ("workers", "not of the form section.key=value"),
+        ("workers=3", "unknown key workers on the command line; did you mean 'run.workers'"),
+        ("label.vocabulary.novel=[cat]", "unknown key label.vocabulary.novel .*did you mean 'label.vocabulary'"),
+        ("label.vocabulary=nowhere.yaml", "label.vocabulary: no file at nowhere.yaml or .*nowhere.yaml"),
         ("label.vocabulary=[1", "label.vocabulary"),
     ],
 )
@@ -66,7 +136,7 @@ def test_a_mistake_on_the_command_line_is_one_line_that_names_it(tmp_path, word,
     [
         ("run: {wrokers: 3}", "unknown key run.wrokers in .*did you mean 'run.workers'"),
         ("run: [1, 2]", "'run' in .* is a section"),
-        ("run: {workers: [}", "is not valid YAML"),
+        ("run:\n  workers: [}", "is not valid YAML: line 2: "),
         ("- 1", "does not hold a mapping"),
         ("run: {output: !!python/object/apply:os.system ['true']}", "is not valid YAML"),
     ],
@@ -77,28 +147,55 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         load_config(path)
     assert "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_of_the_wrong_type_in_the_file_is_named_with_its_key(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("clip: {crop_scales: 1}")
+    with pytest.raises(UserError, match=r"clip\.crop_scales is 1; expected a list of numbers"):
+        load_config(path)
+    assert load_config(path, ["clip.crop_scales=2"]).clip.crop_scales == [2.0], "the command line replaced it"
 
 
 @pytest.mark.parametrize(
-    "text", ["2024_05_01", "1e3", "010", "1:30", "on", "out/my run #2", "out/a: b", "out/[1]", "null.d"]
+    "text",
+    ["2024_05_01", "1e3", "010", "1:30", "on", "out/my run #2", "out/a: b", "out/[1]", "[1]", "null.d", "a,b"],
 )
-def test_a_path_on_the_command_line_is_meant_as_it_stands(tmp_path, text):
+def test_a_path_on_the_command_line_is_meant_as_it_stands(monkeypatch, tmp_path, text):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("run: {output: before}")
+    assert load_config("a.yaml", [f"run.output={text}"]).run.output == text
+    assert load_config("a.yaml", [f"run.output='{text}'"]).run.output == text
+    Path(text).parent.mkdir(exist_ok=True)
+    Path(text).write_text("novel: [cat]")
+    assert load_config("a.yaml", [f"detector.config={text}"]).detector.config == text
+    # Where a list is possible, brackets are one, and quotes make them a path.
+    assert load_config("a.yaml", [f"label.vocabulary={text}"]).label.vocabulary == ([1] if text == "[1]" else text)
+    assert load_config("a.yaml", [f"label.vocabulary='{text}'"]).label.vocabulary == text
+
+
+def test_null_and_a_list_in_brackets_are_yaml(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("run: {output: before}")
-    assert load_config(path, [f"run.output={text}"]).run.output == text
-    assert load_config(path, [f"label.vocabulary={text}"]).label.vocabulary == text or text.startswith("[")
-    assert load_config(path, [f"run.output='{text}'"]).run.output == text
     assert load_config(path, ["run.output=null"]).run.output is None
     assert load_config(path, ["label.vocabulary=[a cat, dog]"]).label.vocabulary == ["a cat", "dog"]
 
 
-def test_a_missing_value_and_a_missing_file_are_named(tmp_path):
+def test_a_required_key_without_a_value_is_named(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("{}")
-    config = load_config(path)
-    with pytest.raises(UserError, match=r"data\.annotations is not set"):
-        config.require("data.annotations")
-    with pytest.raises(UserError, match=r"detector\.config: no file at nowhere.yaml or .*nowhere.yaml"):
-        config.find("nowhere.yaml", "detector.config")
-    with pytest.raises(UserError, match="no config file at"):
-        load_config(tmp_path / "b.yaml")
+    message = "data.annotations is not set; add data.annotations=... to the command or set it in the config"
+    for words in ([], ["data.annotations="]):
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_config(path, words, ["data.annotations"])
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(path, required=lambda config: ["data.annotations"] if config.run.workers else [])
+    assert load_config(path, ["run.workers=0"], lambda config: ["data.annotations"] if config.run.workers else [])
+
+
+def test_an_unknown_config_is_named_with_the_nearest_or_all():
+    with pytest.raises(UserError, match=r"no config file at coco_vlpm, .*; did you mean 'coco_vlplm'"):
+        load_config("coco_vlpm")
+    with pytest.raises(UserError, match=r"no config file at x/b.yaml, .* the packaged configs are coco_marvelovd, "):
+        load_config("x/b.yaml")

@@ -21,9 +21,9 @@ def test_the_ranks_are_summed(capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "waited", "told"), [(100.0, 60.0, "30%"), (100.0, 15.0, None), (4.0, 3.0, None), (1e-9, 0.0, None)]
+    ("seconds", "waited", "share"), [(100.0, 60.0, "30%"), (100.0, 15.0, None), (4.0, 3.0, None), (1e-9, 0.0, None)]
 )
-def test_ranks_that_wait_for_images_say_so(capsys, seconds, waited, told):
+def test_ranks_that_wait_for_images_say_so(capsys, seconds, waited, share):
     print_scoring([replace(RANK, seconds=seconds), replace(RANK, seconds=seconds, waited=waited)], [], 0)
-    told_of = capsys.readouterr().err
-    assert told_of == (f"{told} of the time went by waiting for images; more run.workers may help\n" if told else "")
+    printed = capsys.readouterr().err
+    assert printed == (f"{share} of the time went by waiting for images; more run.workers may help\n" if share else "")

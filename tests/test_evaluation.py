@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import REPOSITORY
+from commands import REPOSITORY
 
 from plgen_ddp.errors import UserError
 from plgen_ddp.evaluation import evaluate

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 TEMPERATURE = 0.01
+NEIGHBOURS = 5
 NMS_IOU = 0.6
 CLIP_CHUNK = 1000
 
@@ -26,6 +27,15 @@ class ReferenceRegions(NamedTuple):
     boxes_xyxy: Tensor  # float32 (n, 4), original pixels, inside the image
     objectness: Tensor  # float32 (n,), sigmoid of the RPN's logit, descending
     embeddings: Tensor  # float32 (n, d), unit length
+
+
+class ReferenceEvidence(NamedTuple):
+    """What else is known of the n boxes of `ReferenceRegions`, in their order: float32 (n,) each."""
+
+    foreground: Tensor | None  # the box head's foreground probability in the last pass; None without passes
+    last_move: Tensor | None  # IoU of the box before and after the last pass; None without passes
+    agreement: Tensor  # mean of the five largest IoUs with the RPN's other boxes, before its suppression
+    scale_cosine: Tensor  # cosine of the embeddings of the crops at the first two scales
 
 
 @torch.no_grad()
@@ -44,15 +54,10 @@ def reference_proposals(
     Returns:
         boxes_xyxy float32 (n, 4), original pixels, not clipped; objectness float32 (n,), descending.
     """
-    from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.structures import Boxes
 
     height, width = image_bgr.shape[:2]
-    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    resized = resize.get_transform(image_bgr).apply_image(image_bgr)
-    pixels = torch.from_numpy(resized.astype(np.float32).transpose(2, 0, 1))
-    images = model.preprocess_image([{"image": pixels}])
-    features = model.backbone(images.tensor)
+    images, features = _features(model, cfg, image_bgr)
     proposals, _ = model.proposal_generator(images, features, None)
     boxes = proposals[0].proposal_boxes.tensor[:refine_first]
     # Of all, then cut: torch's sigmoid may differ in the last bit between the body and the tail of a vector.
@@ -69,6 +74,16 @@ def reference_proposals(
     input_height, input_width = images.image_sizes[0]
     ratio = boxes.new_tensor([width / input_width, height / input_height]).repeat(2)
     return (boxes * ratio).cpu(), objectness.cpu()
+
+
+def _features(model: Any, cfg: Any, image_bgr: np.ndarray) -> tuple[Any, dict[str, Tensor]]:
+    from detectron2.data.transforms import ResizeShortestEdge
+
+    resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    resized = resize.get_transform(image_bgr).apply_image(image_bgr)
+    pixels = torch.from_numpy(resized.astype(np.float32).transpose(2, 0, 1))
+    images = model.preprocess_image([{"image": pixels}])
+    return images, model.backbone(images.tensor)
 
 
 def crop_window(box_xyxy: Sequence[float], scale: float, height: int, width: int) -> tuple[float, float, float, float]:
@@ -129,6 +144,79 @@ def reference_regions(
     boxes, objectness = boxes[kept], objectness[kept]
     embeddings = reference_region_embeddings(clip_model, preprocess, image_bgr, boxes, scales)
     return ReferenceRegions(boxes, objectness, embeddings)
+
+
+@torch.no_grad()
+def reference_evidence(
+    model: Any,
+    cfg: Any,
+    clip_model: Any,
+    preprocess: Callable[[Image.Image], Tensor],
+    image_bgr: np.ndarray,
+    scales: Sequence[float] = (1.0, 1.5),
+    refine_steps: int = 10,
+    max_boxes: int = 100,
+    min_size: float = 5.0,
+) -> ReferenceEvidence:
+    """The evidence for the boxes that `reference_regions` returns with the same arguments.
+
+    The recipe has no such columns, so they are computed apart from it, and its cost stays what it is.
+    """
+    from detectron2.structures import Boxes
+
+    rpn, heads = model.proposal_generator, model.roi_heads
+    images, features = _features(model, cfg, image_bgr)
+    head_outputs: list[Any] = []
+    hook = rpn.rpn_head.register_forward_hook(lambda module, inputs, outputs: head_outputs.append(outputs))
+    proposals, _ = rpn(images, features, None)
+    hook.remove()
+    proposed = proposals[0].proposal_boxes.tensor[:max_boxes]
+
+    # All boxes that the RPN chooses from: of every level the best, clipped.
+    ((logits, deltas),) = head_outputs
+    anchors = rpn.anchor_generator([features[name] for name in rpn.in_features])
+    candidates = []
+    for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
+        scores = level_logits[0].permute(1, 2, 0).flatten()
+        moves = level_deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+        best = scores.sort(descending=True).indices[: cfg.MODEL.RPN.PRE_NMS_TOPK_TEST]
+        decoded = Boxes(rpn.box2box_transform.apply_deltas(moves, level_anchors.tensor)[best])
+        decoded.clip(images.image_sizes[0])
+        candidates.append(decoded[decoded.nonempty()].tensor)
+    everything = torch.cat(candidates)
+
+    refined, foreground, last_move = proposed, None, None
+    levels = [features[name] for name in heads.box_in_features]
+    for _ in range(refine_steps if len(proposed) else 0):
+        pooled = heads.box_pooler(levels, [Boxes(refined)])
+        class_logits, moves = heads.box_predictor(heads.box_head(pooled))
+        before, refined = refined, heads.box_predictor.box2box_transform.apply_deltas(moves, refined)
+        foreground = torch.softmax(class_logits, dim=1)[:, 0]
+        last_move = torch.stack(
+            [box_iou(one[None], other[None])[0, 0] for one, other in zip(before, refined, strict=True)]
+        )
+
+    agreement = []
+    for one, as_proposed in zip(refined, proposed, strict=True):
+        ious = box_iou(one[None], everything)[0]
+        itself = int(box_iou(as_proposed[None], everything)[0].argmax())
+        others = torch.cat([ious[:itself], ious[itself + 1 :]]).sort(descending=True).values
+        agreement.append(others[:NEIGHBOURS].sum() / NEIGHBOURS)
+
+    height, width = image_bgr.shape[:2]
+    input_height, input_width = images.image_sizes[0]
+    boxes = (refined * refined.new_tensor([width / input_width, height / input_height]).repeat(2)).cpu()
+    boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+    kept = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+    first, second = (
+        reference_region_embeddings(clip_model, preprocess, image_bgr, boxes[kept], [scale]) for scale in scales[:2]
+    )
+    return ReferenceEvidence(
+        None if foreground is None else foreground.cpu()[kept],
+        None if last_move is None else last_move.cpu()[kept],
+        torch.stack(agreement).cpu()[kept] if agreement else torch.zeros(0),
+        (first * second).sum(dim=1),
+    )
 
 
 @torch.no_grad()

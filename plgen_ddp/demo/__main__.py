@@ -19,6 +19,7 @@ from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import one_line_errors, print_evaluation
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.image_files import index_images
+from plgen_ddp.options import given
 from plgen_ddp.report.pictures import draw_boxes
 
 CONFIG = "configs/demo.yaml"
@@ -37,9 +38,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="options of configs/demo.yaml")
     options = parser.parse_intermixed_args()
     with one_line_errors():
-        config = load_config(CONFIG, options.overrides)
-        config.require("data.annotations", "data.image_root", "run.output")
-    output = Path(config.value("run.output"))
+        config = load_config(CONFIG, options.overrides, ("data.annotations", "data.image_root", "run.output"))
+    output = Path(given(config.run.output))
     files = {preset: output / f"labels_{preset}.json" for preset in ("marvelovd", "vlplm", "other_words")}
     score = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}", "launch/score.py"]
     words = ["--config", CONFIG, *options.overrides]
@@ -54,7 +54,7 @@ def main() -> int:
     metrics = {}
     for preset, taken in seconds.items():
         print(f"\n{preset}, against the scenes' novel ground truth:")
-        result = evaluate(files[preset], Path(config.value("data.annotations")))
+        result = evaluate(files[preset], Path(given(config.data.annotations)))
         print_evaluation(result)
         metrics[preset] = {
             "AP": result.AP,
@@ -82,11 +82,11 @@ def _run(words: list[str]) -> float:
 
 def _draw(config: Config, labels: Path, folder: Path) -> Path:
     """Draws the first images of the labelled file that have pseudo labels, JPEG files named by image id."""
-    made, real = json.loads(labels.read_bytes()), json.loads(Path(config.value("data.annotations")).read_bytes())
+    made, real = json.loads(labels.read_bytes()), json.loads(Path(given(config.data.annotations)).read_bytes())
     names = {category["id"]: category["name"] for category in made["categories"]}
     novel = set(made["info"]["plgen_ddp"]["label"]["novel"])
-    images = CocoFile(config.value("data.annotations"), "data.annotations").images()
-    index = index_images(images, config.value("data.image_root"), Path(config.value("data.annotations")))
+    images = CocoFile(given(config.data.annotations), "data.annotations").images()
+    index = index_images(images, given(config.data.image_root), Path(given(config.data.annotations)))
     pseudo = [row for row in made["annotations"] if "confidence" in row]
     chosen = [image_id for image_id in index.image_ids.tolist() if any(row["image_id"] == image_id for row in pseudo)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plgen_ddp.demo.scenes import BASE, JPEG_QUALITY, KINDS, NOVEL, SEEDS, SUPERS, SceneImage, draw_scene
-from plgen_ddp.train.weights import save_small
+from plgen_ddp.train.weights import write_small_weights
 
 __all__ = ["Evaluation", "build", "evaluate", "main", "region_embeddings", "text_embeddings", "train"]
 
@@ -513,7 +513,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     if args.out:
-        save_small(train(args.steps, args.seed).state_dict(), args.out)
+        write_small_weights(train(args.steps, args.seed).state_dict(), args.out)
         _log(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB")
     path = args.out or args.evaluate
     if not path.is_file():

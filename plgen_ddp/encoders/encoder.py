@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from plgen_ddp.records import Similarity
@@ -26,6 +27,24 @@ class Preprocessing:
     interpolation: Literal["bicubic", "bilinear"]
     mean_rgb: tuple[float, float, float]
     std_rgb: tuple[float, float, float]
+
+
+def causal_length(last_end: int, context_length: int) -> int:
+    """How many tokens a causal text tower needs to read of prompts whose last end token is at position `last_end`.
+
+    Nothing behind the end token reaches it, so the context can be cut there and the embedding stays the same. It is cut
+    at a multiple of 16 tokens. Attention then adds in the order it has on the whole context, vector by vector, so on a
+    CPU the embeddings keep their bits; and a name's do not depend on the length of other names.
+    """
+    return min(-(-(last_end + 1) // 16) * 16, context_length)
+
+
+def filled_up(tokens: Tensor, fewest: int = 16) -> Tensor:
+    """Tokens (k, length) of prompts, with copies of the last one up to `fewest` rows.
+
+    A product of a few rows, up to 11 with MKL, adds in another order for another number of rows or threads.
+    """
+    return torch.cat([tokens, tokens[-1:].expand(fewest - len(tokens), -1)]) if len(tokens) < fewest else tokens
 
 
 class Encoder(Protocol):

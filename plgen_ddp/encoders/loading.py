@@ -7,17 +7,23 @@ import torch
 
 from plgen_ddp.config import ClipConfig
 from plgen_ddp.device import resolve_precision
-from plgen_ddp.encoders import openai_clip
 from plgen_ddp.encoders.encoder import Encoder
+from plgen_ddp.errors import UserError
 
 
 def fetch_encoder(options: ClipConfig) -> Path:
     """The local weights file of `clip.model`, downloaded into a cache where it is given by name.
 
     Raises:
-        UserError: neither a known name nor a file, or a download that failed.
+        UserError: neither a known name nor a file, a download that failed, or an option of another module.
     """
-    return openai_clip.fetch_clip(options.model)
+    if _by_open_clip(options):
+        from plgen_ddp.encoders.open_clip import fetch_open_clip
+
+        return fetch_open_clip(options)
+    from plgen_ddp.encoders.openai_clip import fetch_clip
+
+    return fetch_clip(options)
 
 
 def load_encoder(options: ClipConfig, weights: Path, device: torch.device, precision: str | None = None) -> Encoder:
@@ -29,12 +35,49 @@ def load_encoder(options: ClipConfig, weights: Path, device: torch.device, preci
     Raises:
         UserError: the file does not hold such a model.
     """
-    return openai_clip.ClipModel(options, weights, device, resolve_precision(precision or options.precision, device))
+    resolved = resolve_precision(precision or options.precision, device)
+    if _by_open_clip(options):
+        from plgen_ddp.encoders.open_clip import OpenClipModel
+
+        return OpenClipModel(options, weights, device, resolved)
+    from plgen_ddp.encoders.openai_clip import ClipModel
+
+    return ClipModel(options, weights, device, resolved)
 
 
 def check_prompts(options: ClipConfig, prompts: Sequence[str]) -> None:
-    """
+    """Needs the model's tokenizer, not its weights.
+
     Raises:
         UserError: a prompt is longer than the context of `clip.model`.
     """
+    if _by_open_clip(options):
+        from plgen_ddp.encoders import open_clip
+
+        open_clip.check_prompts(options, prompts)
+        return
+    from plgen_ddp.encoders import openai_clip
+
     openai_clip.check_prompts(prompts)
+
+
+def _by_open_clip(options: ClipConfig) -> bool:
+    """Whether `clip.model` is a model of open_clip; otherwise it is one of OpenAI's module.
+
+    Raises:
+        UserError: an option that only the other one has.
+    """
+    if options.model.startswith("open_clip:"):
+        if options.activation != "auto":
+            raise UserError(
+                f"clip.activation is {options.activation!r}, and an open_clip: model has its own; open_clip lists "
+                "models with QuickGELU as MODEL-quickgelu"
+            )
+        return True
+    for name in ("weights", "tokenizer"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"clip.{name} is for open_clip: models; OpenAI's module takes its weights as clip.model=FILE and has "
+                "its own tokenizer"
+            )
+    return False

@@ -24,8 +24,12 @@ from plgen_ddp.image_files import dataset_digest
 from plgen_ddp.label.labels import label_image
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
+from plgen_ddp.options import given, require
 from plgen_ddp.records import LabelSummary, PseudoLabels, Regions, Similarity
 from plgen_ddp.store import Manifest, RegionStore, store_of
+
+# Options that have no default and that every labelling needs.
+LABELLING_REQUIRES = ("label.vocabulary", "label.templates", "run.output")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def plan_labelling(config: Config) -> LabelPlan:
     Raises:
         UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
     """
-    output = Path(config.label.output or Path(config.value("run.output"), "labels.json"))
+    output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
     coco = _file_to_label(config)
     inputs = {
         "the JSON to label": coco.path,
@@ -101,8 +105,8 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
     from plgen_ddp.encoders.loading import check_prompts  # only here: labelling alone may need no torch
 
     plan = plan_labelling(config)
-    for words in plan.vocabulary.words():
-        check_prompts(config.clip, prompts(words, plan.templates))
+    words = plan.vocabulary.words()
+    check_prompts(config.clip, [text for names in words for text in prompts(names, plan.templates)])
     absent = sorted(set(plan.image_ids) - set(scored.tolist()))
     if absent and not config.label.allow_partial:
         raise UserError(
@@ -157,7 +161,8 @@ def embed_names(plan: LabelPlan) -> np.ndarray:
     """
     store = store_of(plan.config)
     manifest = store.manifest()
-    cache = TextEmbeddings(store.folder / "vocabulary", plan.templates, manifest.dim)
+    precision = plan.config.clip.text_precision
+    cache = TextEmbeddings(store.folder / "vocabulary", plan.templates, manifest.dim, precision)
     return cache.embed(plan.vocabulary.words(), lambda: _load_text_encoder(plan, manifest))
 
 
@@ -172,7 +177,8 @@ def _file_to_label(config: Config) -> CocoFile:
         return CocoFile(config.label.annotations, "label.annotations")
     if config.data.annotations is None and (recorded := store_of(config).manifest().annotations):
         return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
-    return CocoFile(config.value("data.annotations"), "data.annotations")
+    require(config, "data.annotations")
+    return CocoFile(given(config.data.annotations), "data.annotations")
 
 
 def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:
@@ -181,7 +187,8 @@ def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:
         return image_ids
     if config.label.annotations is None:
         return image_ids[: config.data.limit]
-    scored = CocoFile(config.value("data.annotations"), "data.annotations").images()[: config.data.limit]
+    require(config, "data.annotations")
+    scored = CocoFile(given(config.data.annotations), "data.annotations").images()[: config.data.limit]
     return sorted(set(image_ids) & {image.id for image in scored})
 
 
@@ -239,8 +246,9 @@ def _load_text_encoder(plan: LabelPlan, manifest: Manifest) -> Callable[[Sequenc
     # A rank scores on one thread, and is alone now. Text embeddings keep their bits on several: a test holds it.
     torch.set_num_threads(available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() and plan.config.run.device != "cpu" else "cpu")
-    encoder = load_encoder(options, weights, device, precision="fp32")
-    print_line(f"embedding {len(plan.vocabulary.words())} names, {len(plan.templates)} prompts each", error=True)
+    encoder = load_encoder(options, weights, device, options.text_precision)
+    if encoder.identity().get("tokenizer") != manifest.identity["clip"].get("tokenizer"):
+        raise UserError(f"clip.tokenizer: {options.tokenizer} is not the tokenizer of this store")
     return lambda texts: encoder.encode_texts(texts).cpu().numpy()
 
 

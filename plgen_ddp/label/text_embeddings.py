@@ -3,16 +3,24 @@
 import hashlib
 import io
 import json
+import sys
+import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import write_atomically
+
+# Names that are embedded before the file is written again: what an interrupt can lose.
+_NAMES_PER_SAVE = 16
+# Seconds between two lines about the progress, where stderr is no terminal.
+_LINE_EVERY = 15.0
 
 
 def prompts(words: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -28,11 +36,19 @@ def prompts(words: Sequence[str], templates: Sequence[str]) -> list[str]:
 class TextEmbeddings:
     """Text embeddings of names under one set of templates, kept in a file of the store."""
 
-    def __init__(self, folder: Path, templates: Sequence[str], dim: int) -> None:
+    def __init__(self, folder: Path, templates: Sequence[str], dim: int, precision: str = "fp32") -> None:
+        """
+        Args:
+            folder: holds one file for each set of templates and precision.
+            dim: length of an embedding; a file of another length is replaced.
+            precision: of the encoder that embeds new names (`clip.text_precision`).
+        """
         digest = hashlib.sha256(json.dumps(list(templates)).encode()).hexdigest()
-        self._path = folder / f"text-{digest[:16]}.npz"
+        kind = "" if precision == "fp32" else f"-{precision}"
+        self._path = folder / f"text-{digest[:16]}{kind}.npz"
         self._templates = templates
         self._known: dict[str, np.ndarray] = {}
+        self._writable = True
         # A damaged cache costs a minute of CLIP; it is no reason to stop.
         try:
             with np.load(self._path, allow_pickle=False) as stored:
@@ -44,28 +60,52 @@ class TextEmbeddings:
     def embed(
         self, words: Sequence[tuple[str, ...]], load_encoder: Callable[[], Callable[[Sequence[str]], Any]]
     ) -> np.ndarray:
-        """Embeddings float32 (len(words), dim), unit length: the mean over prompts of unit-length embeddings,
-        normalised.
+        """Embeddings of names: the mean over prompts of unit-length embeddings, normalised.
+
+        New names are saved as they are embedded, so an interrupted call loses a few of them, and the next one goes on.
 
         Args:
             words: for each name, the words that stand in its prompts.
             load_encoder: called only if a name is new; its result maps prompts to unit-length embeddings (k, dim).
+
+        Returns:
+            float32 (len(words), dim), unit length.
         """
         keys = [json.dumps(names) for names in words]
-        new = [(key, names) for key, names in zip(keys, words, strict=True) if key not in self._known]
+        new = {key: names for key, names in zip(keys, words, strict=True) if key not in self._known}
         if new:
             encode = load_encoder()
-            for key, names in new:
+            print_line(f"embedding {len(new)} names, {len(self._templates)} prompts each", error=True)
+            for done, (key, names) in enumerate(_shown(list(new.items())), 1):
                 # One call a name: a name's embedding must not depend, in its last bits, on its neighbours.
                 mean = np.asarray(encode(prompts(names, self._templates)), np.float32).mean(axis=0)
                 self._known[key] = mean / np.linalg.norm(mean)
-            self._save()
+                if done % _NAMES_PER_SAVE == 0 or done == len(new):
+                    self._save()
         return np.stack([self._known[key] for key in keys])
 
     def _save(self) -> None:
+        if not self._writable:
+            return
         buffer = io.BytesIO()
         np.savez(buffer, keys=np.array(list(self._known)), embeddings=np.stack(list(self._known.values())))
         try:
             write_atomically(self._path, iter([buffer.getvalue()]))
         except UserError as error:  # a store may be another's, to read only
+            self._writable = False
             print_line(f"note: the names are embedded anew each time: {error}", error=True)
+
+
+def _shown(names: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The items, with a bar on a terminal and now and then a line elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(names, desc="embedding", unit="name", dynamic_ncols=True)
+        return
+    start = time.monotonic()
+    next_line = start + _LINE_EVERY
+    for done, name in enumerate(names):
+        if (now := time.monotonic()) >= next_line:
+            left = tqdm.format_interval((len(names) - done) * (now - start) / done) if done else "?"
+            print_line(f"embedded {done} of {len(names)} names, {left} left", error=True)
+            next_line += _LINE_EVERY
+        yield name

@@ -13,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plgen_ddp.coco import Category
-from plgen_ddp.config import Config, Sections
+from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError, one_line, suggestion
+from plgen_ddp.options import option_value
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,15 @@ class Vocabulary:
         return novel, base
 
 
-def read_vocabulary(config: Sections, key: str = "label.vocabulary") -> Vocabulary:
+def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary:
     """The vocabulary that option `key` names or lists.
 
     Raises:
-        UserError: not set, unreadable, an unknown key, no novel name, or a name twice.
+        UserError: unreadable, an unknown key, no novel name, or a name twice.
     """
-    config.require(key)
-    section, option = key.split(".")
-    given = getattr(getattr(config, section), option)
+    given = option_value(config, key)
     if isinstance(given, str):
-        given = _read_yaml(config.find(given, key), key)
+        given = _read_yaml(Path(given), key)
     if isinstance(given, (list, tuple)):
         given = {"novel": given}
     if not isinstance(given, dict):
@@ -99,12 +98,11 @@ def read_templates(config: Config) -> tuple[str, ...]:
     """The prompt templates that `label.templates` names or lists.
 
     Raises:
-        UserError: not set, unreadable, or a template without a place for the name.
+        UserError: unreadable, or a template without a place for the name.
     """
-    config.require("label.templates")
     given = config.label.templates
     if isinstance(given, str):
-        path = config.find(given, "label.templates")
+        path = Path(given)
         try:
             given = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:

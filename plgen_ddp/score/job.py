@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,9 @@ from plgen_ddp.encoders.encoder import Encoder
 from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
+from plgen_ddp.options import given
 from plgen_ddp.records import RankSummary, Regions
+from plgen_ddp.score.box_files import BoxFile, check_boxes, read_boxes
 from plgen_ddp.score.images import UnitBatchSampler, image_batches, on_device, plan_units
 from plgen_ddp.score.proposals import ProposalSource
 from plgen_ddp.score.regions import PendingRegions, RegionEncoder
@@ -40,9 +44,9 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Local weight files."""
+    """The local files behind `Models`: the detector's checkpoint or the file of boxes, and the encoder's weights."""
 
-    detector: Path
+    proposals: Path
     encoder: Path
 
 
@@ -54,35 +58,44 @@ class Models:
     encoder: Encoder
 
 
+def scoring_requires(config: Config) -> tuple[str, ...]:
+    """The options without a default that a scoring needs."""
+    boxes = () if config.proposals.source is not None else ("detector.config", "detector.weights")
+    return ("data.annotations", "data.image_root", *boxes, "run.output")
+
+
 def read_dataset(config: Config) -> Dataset:
     """Reads the JSON, finds the images, and checks every file that the job will need, before anything heavy is built.
 
     Raises:
-        UserError: a missing option or file, a JSON that is not COCO, a detector configuration that stage 1 cannot run.
+        UserError: a missing file, a JSON that is not COCO, a detector configuration that stage 1 cannot run,
+        a file of boxes for other images.
     """
-    from plgen_ddp.score.mask_rcnn import read_detector_config
-
-    config.require("data.annotations", "data.image_root", "detector.config", "detector.weights", "run.output")
-    read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
-    annotations = Path(config.value("data.annotations"))
+    boxes = _box_file(config)
+    if boxes is None:
+        _read_detector_config(config)
+    annotations = Path(given(config.data.annotations))
     images = CocoFile(annotations, "data.annotations").images()
-    index = index_images(images, config.value("data.image_root"), annotations)
+    index = index_images(images, given(config.data.image_root), annotations)
+    if boxes is not None:
+        check_boxes(read_boxes(boxes), boxes, images)
     return Dataset(index.first(config.data.limit), dataset_digest(images), len(images))
 
 
 def fetch(config: Config) -> Weights:
     """The weight files; those given by name or URL are downloaded into a cache."""
-    from plgen_ddp.score.mask_rcnn import fetch_weights
-
-    return Weights(fetch_weights(config.value("detector.weights")), fetch_encoder(config.clip))
+    proposals = _box_file(config) or _mask_rcnn().fetch_weights(given(config.detector.weights))
+    return Weights(proposals, fetch_encoder(config.clip))
 
 
 def load_models(config: Config, weights: Weights, device: torch.device) -> Models:
-    """Both models on the rank's device, in the configured precision."""
-    from plgen_ddp.score.mask_rcnn import MaskRcnn, read_detector_config
-
-    cfg = read_detector_config(config.find(config.value("detector.config"), "detector.config"), config.detector)
-    proposals = MaskRcnn(cfg, weights.detector, config.detector, device)
+    """What makes boxes and what encodes them, on the rank's device in the configured precision."""
+    proposals: ProposalSource
+    if config.proposals.source is not None:
+        proposals = BoxFile(weights.proposals, config.detector, device)
+    else:
+        cfg = _read_detector_config(config)
+        proposals = _mask_rcnn().MaskRcnn(cfg, weights.proposals, config.detector, device)
     encoder = load_encoder(config.clip, weights.encoder, device)
     if config.clip.compile:
         encoder.compile(clip_batch_size(config.clip, device))
@@ -130,7 +143,7 @@ def plan_work(config: Config, dataset: Dataset, models: Models) -> Plan:
                 "clip": models.encoder.identity(),
             },
             versions=installed_versions("plgen_ddp", "torch", "torchvision", "numpy", "cv2", "clip"),
-            annotations=str(Path(config.value("data.annotations")).resolve()),
+            annotations=str(Path(given(config.data.annotations)).resolve()),
         )
     )
     if run.retry_failures:
@@ -203,6 +216,30 @@ def check_coverage(config: Config, dataset: Dataset) -> list[tuple[int, str, str
         raise UserError(f"{len(missing)} images are in no part of {store.folder}, the first is {missing[0]}; run again")
     store.sweep()
     return store.failures(image_ids)
+
+
+def _box_file(config: Config) -> Path | None:
+    source = config.proposals.source
+    return None if source is None else Path(source)
+
+
+def _read_detector_config(config: Config) -> Any:
+    return _mask_rcnn().read_detector_config(Path(given(config.detector.config)), config.detector)
+
+
+def _mask_rcnn() -> ModuleType:
+    """`plgen_ddp.score.mask_rcnn`, imported where a detector runs: boxes from a file need no detectron2."""
+    try:
+        from plgen_ddp.score import mask_rcnn
+
+        return mask_rcnn
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "detectron2":
+            raise
+        raise UserError(
+            "detectron2 is not installed; install it by `make setup` or as the README says, or take the boxes of "
+            "another detector from a file with proposals.source=FILE"
+        ) from None
 
 
 def _rows(regions: PendingRegions, failures: Sequence[Regions]) -> list[Regions]:

@@ -1,9 +1,22 @@
 """From images to class-agnostic box proposals: those of the RPN, refined by the RoI box head.
 
-With `plgen_ddp.proposal_training` the only importer of detectron2.
+The only importer of detectron2 in stage 1.
 
 The recipe is VL-PLM's: proposals in RPN order, each refined by several passes of the box head, objectness stays the
 RPN's. Every box is refined on its own, so only the boxes that are kept go through the passes, bit for bit the same.
+
+Beside objectness, each box gets what the detector knows of it anyway (`EVIDENCE` in `plgen_ddp.records`):
+
+- `foreground`: the box head's foreground probability in the last pass, for the box that goes into it.
+- `last_move`: the IoU of the box before and after the last pass.
+- `agreement`: the mean of the five largest IoUs of the refined box with the RPN's other proposals, before the RPN's
+  own suppression.
+
+For a cascade, the last pass is the last stage of the last pass. The first two are None with `refine_steps=0`.
+
+Spearman's rank correlation of each with the true IoU, for 5,019 boxes of 60 drawn scenes and the demo's detector:
+objectness 0.35, foreground 0.84, last_move 0.64, agreement 0.84. Agreement is 0.79 after suppression, and 0.26 where
+the box is compared as the RPN gave it: the RPN's boxes overlap there whether they fit an object or not.
 """
 
 import contextlib
@@ -15,17 +28,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from yaml import YAMLError
 
-from plgen_ddp.config import DetectorConfig, deciding
+from plgen_ddp.config import DetectorConfig
 from plgen_ddp.device import DTYPES, resolve_precision
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256
+from plgen_ddp.options import deciding
 from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import resize_images
@@ -38,8 +52,9 @@ with warnings.catch_warnings():
     from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.layers import FrozenBatchNorm2d
     from detectron2.modeling import build_model
+    from detectron2.modeling.proposal_generator import RPN
     from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
-    from detectron2.structures import Boxes, ImageList
+    from detectron2.structures import Boxes, ImageList, Instances
     from detectron2.utils.file_io import PathManager
 
 # Two things of detectron2 that newer torch speaks of at run time, once in every rank, and no user can mend.
@@ -48,6 +63,9 @@ logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 # detectron2 reads URLs and its own prefixes; anything else is a file.
 _REMOTE = ("http://", "https://", "detectron2://")
+
+# So many other boxes are asked by `agreement`.
+_NEIGHBOURS = 5
 
 
 def read_detector_config(path: Path, options: DetectorConfig | None = None) -> CfgNode:
@@ -108,6 +126,19 @@ def fetch_weights(weights: str) -> Path:
         )
     _read_state_dict(path)
     return path
+
+
+class RefinedBoxes(NamedTuple):
+    """One image's boxes after the passes of the box head.
+
+    Attributes:
+        boxes_xyxy: float32 (n, 4), network input pixels, not clipped.
+        foreground, last_move: float32 (n,), of the last pass; None where there was none.
+    """
+
+    boxes_xyxy: Tensor
+    foreground: Tensor | None
+    last_move: Tensor | None
 
 
 class MaskRcnn:
@@ -191,16 +222,33 @@ class MaskRcnn:
                 # RoIAlign reads them channel by channel, ten times over.
                 plain = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
                 features = {name: feature.to(**plain) for name, feature in features.items()}
-                instances, _ = self.model.proposal_generator(images, features, None)
-            kept = [proposals[: self._options.max_boxes] for proposals in instances]
+                found, candidates = propose_regions(self.model.proposal_generator, images, features)
+            kept = [proposals[: self._options.max_boxes] for proposals in found]
+            boxes = [proposals.proposal_boxes.tensor for proposals in kept]
         with stage("refine"):
-            boxes = self.refine(features, [proposals.proposal_boxes.tensor for proposals in kept])
+            refined = self.refine(features, boxes)
+            agreements = [
+                agreement(moved.boxes_xyxy, own, others)
+                for moved, own, others in zip(refined, boxes, candidates, strict=True)
+            ]
         return [
             Proposals(
-                image_id, self._to_original(found, resized, (height, width)), proposals.objectness_logits.sigmoid()
+                image_id,
+                self._to_original(moved.boxes_xyxy, resized, (height, width)),
+                proposals.objectness_logits.sigmoid(),
+                moved.foreground,
+                moved.last_move,
+                agreeing,
             )
-            for image_id, found, proposals, resized, height, width in zip(
-                batch.image_ids, boxes, kept, images.image_sizes, batch.heights, batch.widths, strict=True
+            for image_id, moved, proposals, agreeing, resized, height, width in zip(
+                batch.image_ids,
+                refined,
+                kept,
+                agreements,
+                images.image_sizes,
+                batch.heights,
+                batch.widths,
+                strict=True,
             )
         ]
 
@@ -217,21 +265,30 @@ class MaskRcnn:
             padding_constraints=self.model.backbone.padding_constraints,
         )
 
-    def refine(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+    def refine(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> list[RefinedBoxes]:
         """`refine_steps` passes of the box head over boxes (n_i, 4) of each image, xyxy in network input pixels.
 
         No clipping between the passes, as in the recipe.
         """
-        counts = [len(found) for found in boxes]
-        passes = _box_passes(self.model.roi_heads, features)
-        current = torch.cat(list(boxes))
-        for _ in range(self._options.refine_steps if len(current) else 0):
-            for deltas_of, transform in passes:
-                with self._autocast():
-                    deltas = deltas_of([Boxes(found) for found in current.split(counts)])
-                moved = transform.apply_deltas(deltas.float(), current)
-                current = moved.view(len(current), -1, 4).mean(dim=1)
-        return list(current.split(counts))
+        counts = [len(own) for own in boxes]
+        passes = _box_passes(self.model.roi_heads, features) * self._options.refine_steps
+        current = before = torch.cat(list(boxes))
+        if not passes:
+            return [RefinedBoxes(own, None, None) for own in boxes]
+        if not len(current):
+            nothing = current.new_zeros(0)
+            return [RefinedBoxes(own, nothing, nothing) for own in boxes]
+        for predict, predictor in passes:
+            with self._autocast():
+                scores, deltas = predict([Boxes(own) for own in current.split(counts)])
+            before = current
+            moved = predictor.box2box_transform.apply_deltas(deltas.float(), current)
+            current = moved.view(len(current), -1, 4).mean(dim=1)
+        scores = scores.float()
+        foreground = (scores.sigmoid() if predictor.use_sigmoid_ce else scores.softmax(dim=1))[:, 0]
+        last_move = box_iou(before, current)
+        columns = (column.split(counts) for column in (current, foreground, last_move))
+        return [RefinedBoxes(*own) for own in zip(*columns, strict=True)]
 
     def _to_original(self, boxes: Tensor, resized: tuple[int, int], original: tuple[int, int]) -> Tensor:
         """Each axis by its own ratio: the rounded sizes differ between them by up to 0.3 px in 640."""
@@ -243,6 +300,70 @@ class MaskRcnn:
         if self.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.precision])
+
+
+def propose_regions(rpn: RPN, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Instances], list[Tensor]]:
+    """What `rpn` returns in eval mode, and for each image the boxes that its suppression has chosen from.
+
+    detectron2's `RPN.forward` shows the former only, so its steps stand here once more; the proposals are those of its
+    own `predict_proposals`, bit for bit.
+
+    Returns:
+        The proposals, and float32 (m, 4) boxes for each image: the first `PRE_NMS_TOPK_TEST` of each level, xyxy in
+        network input pixels, clipped. A box that the RPN drops as empty or not finite is zeros.
+    """
+    levels = [features[name] for name in rpn.in_features]
+    anchors = rpn.anchor_generator(levels)
+    # (N, A, H, W) to (N, H x W x A), and (N, A x 4, H, W) to (N, H x W x A, 4)
+    logits, deltas = rpn.rpn_head(levels)
+    logits = [level.permute(0, 2, 3, 1).flatten(1) for level in logits]
+    deltas = [level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in deltas]
+    proposals = rpn.predict_proposals(anchors, logits, deltas, images.image_sizes)
+    count = rpn.pre_nms_topk[False]
+    chosen = []
+    for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
+        first = level_logits.topk(min(count, level_logits.shape[1]), dim=1).indices
+        own_deltas = level_deltas.gather(1, first[..., None].expand(-1, -1, 4)).flatten(0, 1)
+        own_anchors = level_anchors.tensor[first].flatten(0, 1)
+        chosen.append(rpn.box2box_transform.apply_deltas(own_deltas, own_anchors).view(len(first), -1, 4))
+    candidates = torch.cat(chosen, dim=1)
+    limits = candidates.new_tensor([[width, height, width, height] for height, width in images.image_sizes])
+    usable = candidates.isfinite().all(dim=2, keepdim=True)
+    candidates = torch.minimum(candidates.clamp(min=0), limits[:, None])
+    usable &= ((candidates[..., 2:] - candidates[..., :2]) > rpn.min_box_size).all(dim=2, keepdim=True)
+    return proposals, list(torch.where(usable, candidates, 0).unbind())
+
+
+def agreement(refined_xyxy: Tensor, proposed_xyxy: Tensor, candidates_xyxy: Tensor) -> Tensor:
+    """How much the RPN's other boxes agree with each refined box: float32 (n,), in [0, 1].
+
+    The mean of its five largest IoUs with them; one that is missing for want of boxes counts as 0.
+
+    Args:
+        refined_xyxy: (n, 4), after the passes of the box head.
+        proposed_xyxy: (n, 4), the same boxes as the RPN gave them. Each is left out of its own neighbours.
+        candidates_xyxy: (m, 4), all boxes that the RPN had to choose from, those among them.
+    """
+    if not len(refined_xyxy):
+        return refined_xyxy.new_zeros(0)
+    ious = box_iou(refined_xyxy[:, None], candidates_xyxy)
+    # By distance and not equality: an exponential may differ in the last bit with its place in a vector.
+    own = torch.cdist(proposed_xyxy, candidates_xyxy, p=1).argmin(dim=1, keepdim=True)
+    largest = ious.scatter_(1, own, 0).topk(min(_NEIGHBOURS, ious.shape[1]), dim=1).values
+    return largest.sum(dim=1) / _NEIGHBOURS
+
+
+def box_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+    """The IoUs of boxes (..., 4) with others that broadcast against them; 0 where one of them is empty.
+
+    Coordinate by coordinate, which for thousands of pairs takes a third of the time of torchvision's corner by corner.
+    """
+    x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
+    other_x0, other_y0, other_x1, other_y1 = others_xyxy.unbind(-1)
+    overlap = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp_(min=0)
+    overlap *= (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp_(min=0)
+    union = (x1 - x0) * (y1 - y0) + (other_x1 - other_x0) * (other_y1 - other_y0) - overlap
+    return (overlap / union).nan_to_num_(0)
 
 
 def _prepare_half_precision(model: Any, dtype: torch.dtype) -> None:
@@ -279,23 +400,25 @@ class _InFloat32(nn.Module):
             return self.layer(inputs.float())
 
 
-def _box_passes(roi_heads: Any, features: dict[str, Tensor]) -> list[tuple[Callable[[list[Boxes]], Tensor], Any]]:
-    """What one refinement applies in turn, several for a cascade: (boxes to deltas, what moves boxes by deltas)."""
+def _box_passes(
+    roi_heads: Any, features: dict[str, Tensor]
+) -> list[tuple[Callable[[list[Boxes]], tuple[Tensor, Tensor]], Any]]:
+    """What one refinement applies in turn, several for a cascade: (boxes to class scores and deltas, the predictor)."""
     if isinstance(roi_heads, Res5ROIHeads):
         maps = [features[name] for name in roi_heads.in_features]
         shared = roi_heads._shared_roi_transform
         predictor = roi_heads.box_predictor
-        return [(lambda boxes: predictor(shared(maps, boxes).mean(dim=[2, 3]))[1], predictor.box2box_transform)]
+        return [(lambda boxes: predictor(shared(maps, boxes).mean(dim=[2, 3])), predictor)]
     maps = [features[name] for name in roi_heads.box_in_features]
     cascade = isinstance(roi_heads, CascadeROIHeads)
     heads = roi_heads.box_head if cascade else [roi_heads.box_head]
     predictors = roi_heads.box_predictor if cascade else [roi_heads.box_predictor]
 
-    def deltas_of(head: nn.Module, predictor: nn.Module, boxes: list[Boxes]) -> Tensor:
-        return predictor(head(roi_heads.box_pooler(maps, boxes)))[1]
+    def predict(head: nn.Module, predictor: nn.Module, boxes: list[Boxes]) -> tuple[Tensor, Tensor]:
+        return predictor(head(roi_heads.box_pooler(maps, boxes)))
 
     return [
-        (functools.partial(deltas_of, head, predictor), predictor.box2box_transform)
+        (functools.partial(predict, head, predictor), predictor)
         for head, predictor in zip(heads, predictors, strict=True)
     ]
 

@@ -141,7 +141,10 @@ class RegionEncoder:
         positions, windows = self._windows(batch, _on_host(proposals))
         with self._own_stream(batch.pixels_bgr):
             with stage("crop"):
-                crops = crop_windows(batch.pixels_bgr, positions, windows, self._encoder.preprocessing.resolution)
+                form = self._encoder.preprocessing
+                crops = crop_windows(
+                    batch.pixels_bgr, positions, windows, form.resolution, form.resize, form.interpolation
+                )
                 waiting = torch.cat([*self._crops, crops])
             full = len(waiting) // self._batch_size * self._batch_size
             with stage("CLIP"):
@@ -197,7 +200,10 @@ class RegionEncoder:
         index = upload(torch.from_numpy(window_of_box), self._device)
         of_boxes = torch.cat(self._embeddings)[index]  # (sum of n, scales, d)
         mean = functional.normalize(of_boxes.mean(dim=1), dim=-1).half()
-        cosines = (of_boxes[:, 0] * of_boxes[:, 1]).sum(dim=-1) if len(self._scales) > 1 else None
+        cosines = None
+        if len(self._scales) > 1:
+            # Two unit vectors' product ends up to 1e-7 above 1.
+            cosines = (of_boxes[:, 0] * of_boxes[:, 1]).sum(dim=-1).clamp(-1, 1)
         if self._stream is None:
             return PendingRegions(self._images, mean, cosines, None)
         host = _to_host(mean)

@@ -37,7 +37,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-_Kernel = Literal["bilinear", "bicubic"]
+Resize = Literal["crop", "squash"]
+Kernel = Literal["bilinear", "bicubic"]
 
 _RADIUS = {"bilinear": 1, "bicubic": 2}
 
@@ -88,18 +89,27 @@ def resize_images(
     return images
 
 
-def crop_windows(pixels: Tensor, image_indices: Tensor, windows_xyxy: Tensor, size: int) -> Tensor:
-    """Cut windows out of images and bring them to CLIP's input size, as its preprocessing does with Pillow.
+def crop_windows(
+    pixels: Tensor,
+    image_indices: Tensor,
+    windows_xyxy: Tensor,
+    size: int,
+    resize: Resize = "crop",
+    kernel: Kernel = "bicubic",
+) -> Tensor:
+    """Cut windows out of images and bring them to an encoder's input size, as its preprocessing does with Pillow.
 
-    Each window is cropped, resized (bicubic) so that its shortest side is `size` and its long one
-    `int(size * long / short)`, and cropped about its centre to a square. Scaling to [0, 1] and normalising are not
-    done here. On a GPU this waits for the device once a call, and not at all if the windows are on the CPU.
+    With "crop" each window is cropped, resized so that its shortest side is `size` and its long one
+    `int(size * long / short)`, and cropped about its centre to a square. With "squash" both its sides are resized to
+    `size`. Scaling to [0, 1] and normalising are not done here. On a GPU this waits for the device once a call, and
+    not at all if the windows are on the CPU.
 
     Args:
         pixels: uint8 (B, H, W, 3), any channel order.
         image_indices: int64 (k,), the image of `pixels` that each window is cut from.
         windows_xyxy: int64 (k, 4), whole pixels, x2 and y2 exclusive, inside the image without its padding.
         size: side of the result in pixels.
+        resize, kernel: see `plgen_ddp.encoders.encoder.Preprocessing`.
 
     Returns:
         uint8 (k, 3, size, size), on the device and in the channel order of `pixels`.
@@ -107,16 +117,16 @@ def crop_windows(pixels: Tensor, image_indices: Tensor, windows_xyxy: Tensor, si
     Raises:
         ValueError: a tensor is not as above, or a window is empty or leaves `pixels`.
     """
-    plan = _plan_windows(pixels, image_indices, windows_xyxy, size)
+    plan = _plan_windows(pixels, image_indices, windows_xyxy, size, resize)
     if pixels.device.type != "cpu":
-        return _crop_by_products(pixels, plan, size, _product_dtype(pixels))
+        return _crop_by_products(pixels, plan, size, kernel, _product_dtype(pixels))
     crops = torch.empty(plan.shape[1], 3, size, size, dtype=torch.uint8)
     _, rows, columns = _axes(plan)
     elongated = torch.maximum(rows.resized, columns.resized) > _ELONGATED * size
-    crops[elongated] = _crop_by_products(pixels, plan[:, elongated], size, torch.float32)
+    crops[elongated] = _crop_by_products(pixels, plan[:, elongated], size, kernel, torch.float32)
     ordinary = (~elongated).nonzero()[:, 0].tolist()
     for i, image, y, h, new_h, top, x, w, new_w, left in zip(ordinary, *plan[:, ordinary].tolist(), strict=True):
-        resized = _resize_natively(pixels[image, y : y + h, x : x + w], (new_h, new_w))
+        resized = _resize_natively(pixels[image, y : y + h, x : x + w], (new_h, new_w), kernel)
         crops[i] = resized[:, top : top + size, left : left + size]
     return crops
 
@@ -138,7 +148,7 @@ class _Axis(NamedTuple):
     resized: Tensor  # pixels of the whole resized window
     first: Tensor  # first output that is kept
 
-    def read(self, count: int, kernel: _Kernel) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, count: int, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
         """First pixel of the window that `count` outputs read, how many pixels they read, and how many one reads."""
         scale = self.source.double() / self.resized
         reach = _RADIUS[kernel] * scale.clamp(min=1)
@@ -146,7 +156,7 @@ class _Axis(NamedTuple):
         stop = ((self.first.double() + count - 0.5) * scale + reach + 0.5).floor().long()
         return start, torch.minimum(stop, self.source) - start, (2 * reach).ceil().long()
 
-    def weights(self, start: Tensor, length: int, taps: int, count: int, kernel: _Kernel, dtype: torch.dtype) -> Tensor:
+    def weights(self, start: Tensor, length: int, taps: int, count: int, kernel: Kernel, dtype: torch.dtype) -> Tensor:
         """The matrices (k, count, length) that make `count` outputs of the pixels from `start` on."""
         radius, device = _RADIUS[kernel], start.device
         scale = (self.source.double() / self.resized)[:, None]
@@ -163,7 +173,7 @@ class _Axis(NamedTuple):
         return matrix.scatter_(2, tap, weight.to(dtype))
 
 
-def _plan_windows(pixels: Tensor, image_indices: Tensor, windows_xyxy: Tensor, size: int) -> Tensor:
+def _plan_windows(pixels: Tensor, image_indices: Tensor, windows_xyxy: Tensor, size: int, resize: Resize) -> Tensor:
     """Check the arguments of `crop_windows` and lay its windows out: int64 (9, k) on the CPU, what `_axes` takes."""
     _check_pixels(pixels)
     k = len(windows_xyxy)
@@ -184,7 +194,7 @@ def _plan_windows(pixels: Tensor, image_indices: Tensor, windows_xyxy: Tensor, s
     short = torch.minimum(x2 - x1, y2 - y1)
     plan = [image]
     for low, high in ((y1, y2), (x1, x2)):
-        resized = size * (high - low) // short
+        resized = size * (high - low) // short if resize == "crop" else torch.full_like(short, size)
         plan += [low, high - low, resized, ((resized - size) / 2).round().long()]  # half to even, as torchvision rounds
     return torch.stack(plan)
 
@@ -194,12 +204,12 @@ def _axes(plan: Tensor) -> tuple[Tensor, _Axis, _Axis]:
     return plan[0], _Axis(*plan[1:5]), _Axis(*plan[5:9])
 
 
-def _crop_by_products(pixels: Tensor, plan: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+def _crop_by_products(pixels: Tensor, plan: Tensor, size: int, kernel: Kernel, dtype: torch.dtype) -> Tensor:
     """`crop_windows` for planned windows by batched matrix products in `dtype`, on the device of `pixels`."""
     device = pixels.device
     crops = torch.empty(plan.shape[1], 3, size, size, dtype=torch.uint8, device=device)
     channel = torch.arange(3, device=device)[:, None]
-    reads = [axis.read(size, "bicubic") for axis in _axes(plan)[1:]]
+    reads = [axis.read(size, kernel) for axis in _axes(plan)[1:]]
     starts, lengths, taps = (torch.stack(both) for both in zip(*reads, strict=True))
     order = lengths.amax(dim=0).argsort(descending=True, stable=True)
     lengths, taps = lengths[:, order], taps[:, order]
@@ -214,7 +224,7 @@ def _crop_by_products(pixels: Tensor, plan: Tensor, size: int, dtype: torch.dtyp
             # Pixels past a shorter window's end, or the image's, are read but weigh nothing.
             position = (axis.offset + start)[:, None] + torch.arange(length, device=device)
             taken.append(position.clamp(max=pixels.shape[1 + i] - 1))
-            matrices.append(axis.weights(start, length, most_taps, size, "bicubic", dtype))
+            matrices.append(axis.weights(start, length, most_taps, size, kernel, dtype))
         y, x = taken
         source = pixels[image[:, None, None, None], y[:, :, None, None], x[:, None, None, :], channel]
         crops[uploaded[11, chunk]] = _two_products(source, *matrices)
@@ -275,7 +285,7 @@ def _round_to_levels(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(-_MIDDLE, 255 - _MIDDLE)
 
 
-def _kernel(distance: Tensor, kernel: _Kernel) -> Tensor:
+def _kernel(distance: Tensor, kernel: Kernel) -> Tensor:
     """The interpolation kernel at signed distances from its centre."""
     d = distance.abs()
     if kernel == "bilinear":
@@ -290,9 +300,9 @@ def _resize_with_pillow(image: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 
-def _resize_natively(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """One window (h, w, 3) on the CPU resized bicubically to uint8 (3, *size) by PyTorch's own uint8 kernels."""
-    return F.interpolate(image.permute(2, 0, 1)[None], size=size, mode="bicubic", antialias=True)[0]
+def _resize_natively(image: Tensor, size: tuple[int, int], kernel: Kernel) -> Tensor:
+    """One window (h, w, 3) on the CPU resized to uint8 (3, *size) by PyTorch's own uint8 kernels."""
+    return F.interpolate(image.permute(2, 0, 1)[None], size=size, mode=kernel, antialias=True)[0]
 
 
 def _product_dtype(pixels: Tensor) -> torch.dtype:

@@ -12,14 +12,19 @@ from torch import Tensor
 _SMALLEST = 2.0**-14
 
 
-def save_small(state: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a state dict as float16 in a deflated zip; every loader that takes PyTorch's own zip takes it.
+def export_weights(checkpoint: Path, path: Path) -> None:
+    """Writes the weights of a detectron2 checkpoint alone, small, to `path`."""
+    write_small_weights(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"], path)
 
-    Each row of a weight is rounded to multiples of a power of two such that 8 bits hold it: the values' low bits are
-    then zero, which is what deflate lives on. Vectors keep float16's precision, integers stay as they are.
+
+def write_small_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a state dict as float16 in a deflated zip, which every loader of PyTorch's own zip files reads.
+
+    Each row of a weight is rounded to multiples of a power of two such that 8 bits hold it. The low bits of its values
+    are then zero, and deflate compresses them well. Vectors keep float16's precision, integers stay as they are.
     """
     plain = io.BytesIO()
-    torch.save({name: _compact(value.detach()) for name, value in state.items()}, plain)
+    torch.save({name: _rounded(value.detach()) for name, value in state.items()}, plain)
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w") as target:
         for item in source.infolist():
@@ -29,7 +34,7 @@ def save_small(state: Mapping[str, Tensor], path: Path) -> None:
             target.writestr(entry, source.read(item), compresslevel=9)
 
 
-def _compact(value: Tensor) -> Tensor:
+def _rounded(value: Tensor) -> Tensor:
     if not value.is_floating_point():
         return value.clone()
     if value.ndim > 1:

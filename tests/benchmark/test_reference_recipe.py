@@ -1,17 +1,22 @@
 """The oracle itself: what it must get right before anything is compared with it."""
 
-from pathlib import Path
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import COCO_MINI, REPOSITORY
 from PIL import Image
+from torchvision.ops import box_iou
 
 from plgen_ddp.benchmark.reference_recipe import (
+    ReferenceEvidence,
     ReferenceRegions,
     crop_window,
+    reference_evidence,
     reference_labels,
     reference_proposals,
     reference_regions,
@@ -19,16 +24,17 @@ from plgen_ddp.benchmark.reference_recipe import (
 )
 from plgen_ddp.benchmark.seeded_models import write_tiny_clip, write_tiny_detector
 
-COCO_MINI = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini" / "val2017"
+SCENES = REPOSITORY / "plgen_ddp" / "demo" / "data" / "demo"
+PHOTOS = COCO_MINI / "val2017"
 NAMES = ["umbrella", "cow", "cup", "bus", "keyboard", "skateboard", "dog", "couch", "tie", "snowboard", "elephant"]
 TEMPLATES = ["a photo of {article} {}.", "There is the {} in the scene.", "itap of my {}."]
 
 
-@pytest.fixture(scope="module")
-def photos() -> list[np.ndarray]:
-    paths = sorted(COCO_MINI.glob("*.jpg"))[:4]
+@pytest.fixture(scope="module", params=[SCENES, PHOTOS], ids=["scenes", "photos"])
+def images(request: pytest.FixtureRequest) -> list[np.ndarray]:
+    paths = sorted(request.param.glob("*.jpg"))[:4]
     if not paths:
-        pytest.skip(f"no photos under {COCO_MINI}")
+        pytest.skip(f"no photos under {request.param}")
     return [np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR)) for path in paths]
 
 
@@ -55,23 +61,34 @@ def clip_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def regions(photos: list[np.ndarray], detector: tuple[Any, Any], clip_model: tuple[Any, Any]) -> list[ReferenceRegions]:
-    return [reference_regions(*detector, *clip_model, photo) for photo in photos]
+def regions(images: list[np.ndarray], detector: tuple[Any, Any], clip_model: tuple[Any, Any]) -> list[ReferenceRegions]:
+    return [reference_regions(*detector, *clip_model, image) for image in images]
 
 
-def test_refining_only_the_kept_boxes_is_bit_equal(photos: list[np.ndarray], detector: tuple[Any, Any]) -> None:
-    for photo in photos:
-        all_boxes, all_objectness = reference_proposals(*detector, photo)
-        boxes, objectness = reference_proposals(*detector, photo, refine_first=100)
+@pytest.fixture(scope="module")
+def evidence(detector: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ReferenceEvidence]:
+    """`reference_evidence` of an image, of every box unless `min_size` says otherwise."""
+    import clip
+
+    clip_model = clip.load(str(write_tiny_clip(tmp_path_factory.mktemp("clip"))), device="cpu")
+    return lambda image, min_size=0.0, **options: reference_evidence(
+        *detector, *clip_model, image, min_size=min_size, **options
+    )
+
+
+def test_refining_only_the_kept_boxes_is_bit_equal(images: list[np.ndarray], detector: tuple[Any, Any]) -> None:
+    for image in images:
+        all_boxes, all_objectness = reference_proposals(*detector, image)
+        boxes, objectness = reference_proposals(*detector, image, refine_first=100)
         assert len(all_boxes) > 300
         assert torch.equal(boxes, all_boxes[:100])
         assert torch.equal(objectness, all_objectness[:100])
 
 
-def test_refinement_moves_boxes_but_keeps_them_boxes(photos: list[np.ndarray], detector: tuple[Any, Any]) -> None:
-    for photo in photos:
-        before, _ = reference_proposals(*detector, photo, refine_steps=0, refine_first=100)
-        after, _ = reference_proposals(*detector, photo, refine_steps=10, refine_first=100)
+def test_refinement_moves_boxes_but_keeps_them_boxes(images: list[np.ndarray], detector: tuple[Any, Any]) -> None:
+    for image in images:
+        before, _ = reference_proposals(*detector, image, refine_steps=0, refine_first=100)
+        after, _ = reference_proposals(*detector, image, refine_steps=10, refine_first=100)
         growth = (after[:, 2:] - after[:, :2]) / (before[:, 2:] - before[:, :2])
         assert (growth > 0).all()
         assert 0.5 < growth.median() < 2
@@ -79,10 +96,10 @@ def test_refinement_moves_boxes_but_keeps_them_boxes(photos: list[np.ndarray], d
 
 
 def test_regions_are_ordered_inside_the_image_and_varied(
-    photos: list[np.ndarray], regions: list[ReferenceRegions]
+    images: list[np.ndarray], regions: list[ReferenceRegions]
 ) -> None:
-    for photo, (boxes, objectness, embeddings) in zip(photos, regions, strict=True):
-        height, width = photo.shape[:2]
+    for image, (boxes, objectness, embeddings) in zip(images, regions, strict=True):
+        height, width = image.shape[:2]
         sizes = boxes[:, 2:] - boxes[:, :2]
         assert 30 <= len(boxes) <= 100
         assert (objectness[:-1] >= objectness[1:]).all()
@@ -193,8 +210,47 @@ def test_an_image_without_boxes_has_no_labels(preset: str) -> None:
 
 
 def test_an_image_whose_boxes_are_all_too_small_has_no_regions(
-    photos: list[np.ndarray], detector: tuple[Any, Any], clip_model: tuple[Any, Any]
+    images: list[np.ndarray], detector: tuple[Any, Any], clip_model: tuple[Any, Any]
 ) -> None:
-    boxes, objectness, embeddings = reference_regions(*detector, *clip_model, photos[0], min_size=1e6)
+    boxes, objectness, embeddings = reference_regions(*detector, *clip_model, images[0], min_size=1e6)
     assert boxes.shape == (0, 4) and objectness.shape == (0,)
     assert embeddings.shape == (0, clip_model[0].text_projection.shape[1])
+
+
+def test_the_last_move_of_one_pass_is_from_the_proposals_to_the_refined(
+    images: list[np.ndarray], detector: tuple[Any, Any], evidence: Callable[..., ReferenceEvidence]
+) -> None:
+    before, after = (reference_proposals(*detector, images[0], steps, refine_first=100)[0] for steps in (0, 1))
+    found = evidence(images[0], refine_steps=1)
+    # Scaling each axis leaves an IoU as it is.
+    torch.testing.assert_close(found.last_move, box_iou(before, after).diagonal(), atol=1e-5, rtol=0)
+    assert found.foreground is not None and ((found.foreground > 0) & (found.foreground < 1)).all()
+    assert found.foreground.std() > 0.01
+
+
+def test_agreement_is_with_all_boxes_that_the_rpn_chooses_from(
+    images: list[np.ndarray], detector: tuple[Any, Any], evidence: Callable[..., ReferenceEvidence]
+) -> None:
+    model, cfg = copy.deepcopy(detector)
+    model.proposal_generator.nms_thresh = 1.0  # nothing is suppressed
+    model.proposal_generator.post_nms_topk = {False: 10**6}
+    everything, _ = reference_proposals(model, cfg, images[0], refine_steps=0)
+    kept, _ = reference_proposals(*detector, images[0], refine_steps=0, refine_first=100)
+    largest = box_iou(kept, everything).sort(dim=1, descending=True).values[:, :6]
+    torch.testing.assert_close(largest[:, 0], torch.ones(100), atol=1e-5, rtol=0)
+    found = evidence(images[0], refine_steps=0)
+    torch.testing.assert_close(found.agreement, largest[:, 1:].mean(dim=1), atol=1e-5, rtol=0)
+    assert found.foreground is None and found.last_move is None, "without a pass there are none"
+
+
+def test_evidence_is_in_the_order_of_the_regions(
+    images: list[np.ndarray], detector: tuple[Any, Any], evidence: Callable[..., ReferenceEvidence]
+) -> None:
+    whole = evidence(images[0])
+    boxes, _ = reference_proposals(*detector, images[0], refine_first=100)
+    height, width = images[0].shape[:2]
+    boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+    large = ((boxes[:, 2:] - boxes[:, :2]) >= 30).all(dim=1)
+    assert 0 < large.sum() < 100
+    for column, some in zip(whole, evidence(images[0], min_size=30.0), strict=True):
+        assert torch.equal(column[large], some)

@@ -7,7 +7,8 @@ import cv2
 import pytest
 import torch
 
-from plgen_ddp.benchmark.seeded_models import generated_scene, main, write_tiny_clip, write_tiny_detector
+from plgen_ddp.benchmark.seeded_models import generated_scene, write_tiny_clip, write_tiny_detector
+from plgen_ddp.benchmark.seeded_models.__main__ import main
 
 
 @pytest.mark.parametrize("kind", ["ViT", "RN"])

@@ -1,30 +1,17 @@
 """The demo as a user runs it: learned models, real commands, and labels that are right."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from conftest import REPOSITORY
+from commands import REPOSITORY
 
 from plgen_ddp.demo.scenes import NOVEL
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+@pytest.fixture
+def demo(demo_run):
     """Output folder of the demo, and what it printed."""
-    output = tmp_path_factory.mktemp("demo") / "out"
-    done = subprocess.run(
-        [sys.executable, "-m", "plgen_ddp.demo", f"run.output={output}"],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return output, done.stdout
+    return demo_run.output, demo_run.stdout
 
 
 def test_labels_of_both_presets_are_right_most_of_the_time(demo):
@@ -56,7 +43,7 @@ def test_the_same_store_takes_other_names_and_prompts(demo):
     assert pseudo == {"heart", "fish", "key"}
 
 
-def test_the_user_is_told_where_labels_and_pictures_are(demo):
+def test_the_demo_prints_where_labels_and_pictures_are(demo):
     output, printed = demo
     for path in (output / "labels_marvelovd.json", output / "labels_vlplm.json", output / "metrics.json"):
         assert str(path) in printed and path.is_file()

@@ -12,7 +12,7 @@ from clip.model import CLIP
 import plgen_ddp.demo
 from plgen_ddp.demo import train_clip
 from plgen_ddp.demo.scenes import NOVEL, SEEDS, draw_scene
-from plgen_ddp.train.weights import save_small
+from plgen_ddp.train.weights import write_small_weights
 
 WEIGHTS = Path(plgen_ddp.demo.__file__).parent / "weights" / "clip.pt"
 
@@ -117,7 +117,7 @@ def test_training_repeats_itself_and_the_file_holds_it(tmp_path: Path, monkeypat
     monkeypatch.setattr(train_clip, "_templates", lambda: ("a {}", "the {}."))
     for name in ("a.pt", "b.pt"):
         trained = train_clip.train(steps=2)
-        save_small(trained.state_dict(), tmp_path / name)
+        write_small_weights(trained.state_dict(), tmp_path / name)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
     assert zipfile.ZipFile(tmp_path / "a.pt").testzip() is None
 

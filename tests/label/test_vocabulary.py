@@ -1,14 +1,12 @@
-"""Names: found in the JSON or named with what to write instead; prompts as the recipe makes them."""
+"""Names: found in the JSON or named with what to write instead."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from plgen_ddp.coco import Category
 from plgen_ddp.config import load_config
 from plgen_ddp.errors import UserError
-from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
 
 CONFIG = Path(__file__).parents[2] / "configs" / "coco_vlplm.yaml"
@@ -74,45 +72,3 @@ def test_the_published_templates_are_63():
 def test_a_template_without_exactly_a_place_for_the_name_is_refused(template):
     with pytest.raises(UserError, match="must hold"):
         read_templates(load_config(CONFIG, [f"label.templates=['{template}']"]))
-
-
-def test_prompts_have_the_article_and_spoken_names():
-    assert prompts(["dining_table", "Orange", "cup/mug"], ["{article} {}.", "the {}"]) == [
-        "a dining table.",
-        "the dining table",
-        "an Orange.",
-        "the Orange",
-        "a cup or mug.",
-        "the cup or mug",
-    ]
-
-
-def encoder(calls):
-    def encode(texts):
-        calls.append(list(texts))
-        rows = np.array([np.random.default_rng(len(text)).standard_normal(4) for text in texts], np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    return lambda: encode
-
-
-def test_a_name_is_embedded_once_and_an_alias_takes_its_place(tmp_path):
-    calls = []
-    templates = ("a {}", "the {}")
-    first = TextEmbeddings(tmp_path, templates, 4).embed([("cat",), ("tv", "television")], encoder(calls))
-    assert calls == [["a cat", "the cat"], ["a tv", "the tv", "a television", "the television"]]
-    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
-    again = TextEmbeddings(tmp_path, templates, 4).embed([("tv", "television"), ("dog",)], encoder(calls))
-    assert calls[2:] == [["a dog", "the dog"]]
-    np.testing.assert_array_equal(again[0], first[1])
-    TextEmbeddings(tmp_path, ("one {}",), 4).embed([("cat",)], encoder(calls))
-    assert calls[3:] == [["one cat"]], "other templates are other embeddings"
-
-
-def test_a_damaged_cache_is_made_anew(tmp_path):
-    calls = []
-    TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",)], encoder(calls))
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:50])
-    TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",)], encoder(calls))
-    assert len(calls) == 2

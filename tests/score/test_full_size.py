@@ -1,4 +1,4 @@
-"""The published sizes once: R50-FPN at 800 pixels and ViT-B/32, seeded weights, four real photos. It takes minutes."""
+"""The published sizes once: R50-FPN at 800 pixels and ViT-B/32, seeded weights, four scenes. It takes minutes."""
 
 import json
 import re
@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, command, run
+from commands import REPOSITORY, command, run
+from small_datasets import SCENES, SCENES_JSON
 
 from plgen_ddp.benchmark.seeded_models import write_full_clip, write_full_detector
 from plgen_ddp.store import RegionStore
@@ -34,21 +35,26 @@ def test_weights_have_the_published_form(full_models):
     assert sum(parameters[name].numel() for name in counted) == 151_277_313  # ViT-B/32 as published
 
 
-def test_the_real_preset_scores_and_labels_real_photos(full_models, coco_mini, tmp_path):
+@pytest.mark.parametrize("photos", [False, True], ids=["scenes", "photos"])
+def test_the_real_preset_scores_and_labels(full_models, request, tmp_path, photos):
     _, detector, clip = full_models
+    root, annotations, names = SCENES, SCENES_JSON, "heart, fish"
+    if photos:  # an extra
+        root, names = request.getfixturevalue("coco_mini"), "cat, dog"
+        annotations = root / "annotations" / "instances_val2017.json"
     done = run(
         command(
             "score.py",
             *("--config", REPOSITORY / "configs" / "coco_marvelovd.yaml"),
-            f"data.annotations={coco_mini / 'annotations' / 'instances_val2017.json'}",
-            *(f"data.image_root={coco_mini}", "data.limit=4", f"run.output={tmp_path}"),
-            *(f"detector.weights={detector}", f"clip.model={clip}", "label.vocabulary=[cat, dog]"),
+            *(f"data.annotations={annotations}", f"data.image_root={root}"),
+            *("data.limit=4", f"run.output={tmp_path}"),
+            *(f"detector.weights={detector}", f"clip.model={clip}", f"label.vocabulary=[{names}]"),
             *("label.templates=['a photo of {article} {}.']", "clip.precision=fp32", "detector.precision=fp32"),
             ranks=2,
         )
     )
     store = RegionStore(tmp_path / "store")
-    assert store.manifest()["dim"] == 512
+    assert store.manifest().dim == 512
     images = [image for path in store.part_paths() for image in store.read_part(path)]
     assert len(images) == 4
     for image in images:

@@ -1,67 +1,41 @@
-"""The whole job through the user's own commands: real torchrun, real photos, real failures."""
+"""The whole job through the user's own commands: real torchrun, drawn scenes, real failures.
+
+A start under torchrun takes seconds, so only what ranks can change has one; `call` runs the same command in here.
+"""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import time
 
 import psutil
 import pytest
-from conftest import REPOSITORY, command, run, take_images
+from commands import REPOSITORY, call, command, environment, run
+from finished_runs import files_of, part_times
 from pycocotools.coco import COCO
+from small_datasets import take_scenes
 
 from plgen_ddp.store import RegionStore
 
-CONFIG = ["--config", REPOSITORY / "configs" / "coco_vlplm.yaml"]
-IMAGES = 14
 # A line of a traceback through the package. torchrun prints one of its own when a rank ends with a status.
-OWN_FRAME = re.compile(r"plgen_ddp/\w+\.py")
-# Small units, so that few images are many parts and every rank has several.
-SETTINGS = ["run.workers=1", "run.images_per_batch=2", "run.images_per_part=2", f"data.limit={IMAGES}"]
+OWN_FRAME = re.compile(r"plgen_ddp/[\w/]+\.py")
 
 
-@pytest.fixture(scope="module")
-def words(coco_mini, tiny_models):
-    annotations = coco_mini / "annotations" / "instances_val2017.json"
-    return [
-        *CONFIG,
-        *tiny_models.overrides(),
-        *SETTINGS,
-        f"data.annotations={annotations}",
-        f"data.image_root={coco_mini}",
-    ]
+def pseudo_labels(path):
+    return [row for row in json.loads(path.read_text())["annotations"] if "confidence" in row]
 
 
-@pytest.fixture(scope="module")
-def finished(words, tmp_path_factory):
-    """Output folder of the job on two ranks, and what it printed."""
-    output = tmp_path_factory.mktemp("two_ranks") / "out"
-    done = run(command("score.py", *words, f"run.output={output}", ranks=2))
-    return output, done
-
-
-def files_of(output):
-    """Name and content of every file of a run that decides anything."""
-    return {
-        str(path.relative_to(output)): path.read_bytes()
-        for path in sorted(output.rglob("*"))
-        if path.is_file() and path.suffix != ".npz"
-    }
-
-
-def test_two_ranks_label_every_image(finished, coco_mini):
-    output, done = finished
+def test_two_ranks_label_every_image(two_rank_run):
+    output, images = two_rank_run.output, two_rank_run.images
     written = json.loads((output / "labels.json").read_text())
-    source = take_images(coco_mini, "val2017", IMAGES)
+    source = take_scenes(images)
     assert sorted(image["id"] for image in written["images"]) == [image["id"] for image in source["images"]]
     names = {category["id"]: category["name"] for category in source["categories"]}
     provenance = written["info"]["plgen_ddp"]
     kept = [row for row in source["annotations"] if names[row["category_id"]] in provenance["label"]["base"]]
     pseudo = [row for row in written["annotations"] if "confidence" in row]
-    assert [row for row in written["annotations"] if "confidence" not in row] == kept
-    assert len(pseudo) > IMAGES and provenance["pseudo_labels"] == len(pseudo)
+    assert [row for row in written["annotations"] if "confidence" not in row] == kept != []
+    assert len(pseudo) > images and provenance["pseudo_labels"] == len(pseudo)
     assert {names[row["category_id"]] for row in pseudo} <= set(provenance["label"]["novel"])
     assert len({row["id"] for row in written["annotations"]}) == len(written["annotations"])
     for row in pseudo:
@@ -70,28 +44,45 @@ def test_two_ranks_label_every_image(finished, coco_mini):
         assert row["confidence"] == pytest.approx(0.5 * row["rpn_score"] + 0.5 * row["clip_score"])
         assert row["confidence"] > 0.8
     assert len(COCO(str(output / "labels.json")).anns) == len(written["annotations"])
-    assert f"scored {IMAGES} images" in done.stdout and "2 ranks" in done.stdout
-    assert re.search(rf"scored {IMAGES} of {IMAGES} images, [\d.]+ images/s", done.stderr)
-    assert len(done.stderr.splitlines()) < 15, "one rank speaks, in lines"
 
 
-@pytest.mark.parametrize("ranks", [None, 1, 4])
-def test_any_number_of_ranks_writes_the_same_bytes(finished, words, tmp_path, ranks):
-    run(command("score.py", *words, f"run.output={tmp_path}", ranks=ranks))
-    assert files_of(tmp_path) == files_of(finished[0])
+def test_one_rank_speaks_in_lines(two_rank_run):
+    images = two_rank_run.images
+    assert f"scored {images} images" in two_rank_run.stdout and "2 ranks" in two_rank_run.stdout
+    assert re.search(rf"scored {images} of {images} images, [\d.]+ images/s", two_rank_run.stderr)
+    assert len(two_rank_run.stderr.splitlines()) < 15
 
 
-def test_each_image_is_in_exactly_one_part(finished):
-    store = RegionStore(finished[0] / "store")
+def test_each_image_is_in_exactly_one_part(two_rank_run):
+    store = two_rank_run.store
     rows = [image.image_id for path in store.part_paths() for image in store.read_part(path)]
-    assert len(rows) == len(set(rows)) == IMAGES and len(store.part_paths()) >= IMAGES // 2
+    assert sorted(rows) == [image["id"] for image in take_scenes(two_rank_run.images)["images"]]
+    assert len(store.part_paths()) >= two_rank_run.images // 2, "every rank of four had several"
 
 
-def test_a_killed_rank_costs_nothing_that_was_done(finished, words, tmp_path):
+def test_a_process_alone_writes_the_same_bytes(two_rank_run, tmp_path, capfd):
+    call("score", *two_rank_run.words, f"run.output={tmp_path}")
+    assert "on 1 rank;" in capfd.readouterr().out
+    assert files_of(tmp_path) == files_of(two_rank_run.output)
+
+
+def test_a_trial_run_grows_into_the_whole_with_one_rank(two_rank_run, tmp_path, capfd):
+    """One rank under torchrun writes the rest of the same bytes."""
+    images = two_rank_run.images
+    call("score", *two_rank_run.words, "data.limit=5", "--no-label", f"run.output={tmp_path}")
+    assert "scored 5 images" in capfd.readouterr().out
+    assert not (tmp_path / "labels.json").exists()
+    assert len(RegionStore(tmp_path / "store").part_of_images()) == 5
+    done = run(command("score.py", *two_rank_run.words, f"run.output={tmp_path}", ranks=1))
+    assert f"scored {images - 5} images" in done.stdout
+    assert files_of(tmp_path) == files_of(two_rank_run.output)
+
+
+def test_a_killed_rank_costs_nothing_that_was_done_and_four_ranks_write_the_rest(two_rank_run, tmp_path):
+    """The rest, and most of the whole, are the bytes that two ranks wrote."""
+    words, images = two_rank_run.words, two_rank_run.images
     arguments = command("score.py", *words, f"run.output={tmp_path}", ranks=2)
-    job = subprocess.Popen(
-        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    job = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     parts = tmp_path / "store" / "parts"
     deadline = time.monotonic() + 300
     while not list(parts.glob("*.parquet")) and job.poll() is None and time.monotonic() < deadline:
@@ -99,53 +90,43 @@ def test_a_killed_rank_costs_nothing_that_was_done(finished, words, tmp_path):
     ranks = [child for child in psutil.Process(job.pid).children() if "score.py" in " ".join(child.cmdline())]
     ranks[0].kill()
     assert job.wait(timeout=120) != 0
-    kept = {path: path.read_bytes() for path in parts.glob("*.parquet")}
-    assert 0 < len(kept) < len(list((finished[0] / "store" / "parts").iterdir())), "killed in the middle"
-    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    before = part_times(tmp_path)
+    assert 0 < len(before) < images, "killed in the middle"
 
     done = run(command("score.py", *words, f"run.output={tmp_path}", ranks=4))
-    assert files_of(tmp_path) == files_of(finished[0])
-    assert stamps == {path: path.stat().st_mtime_ns for path in kept}, "what was there is not written again"
-    assert f"scored {IMAGES} images" not in done.stdout
+    assert files_of(tmp_path) == files_of(two_rank_run.output)
+    assert before.items() <= part_times(tmp_path).items(), "what was there is not written again"
+    assert f"scored {images - len(before)} images" in done.stdout and "on 4 ranks;" in done.stdout
 
 
-def test_a_complete_store_is_left_as_it_is(finished, words, tmp_path):
-    output = tmp_path / "out"
-    shutil.copytree(finished[0], output)
-    stamps = {path: path.stat().st_mtime_ns for path in (output / "store" / "parts").iterdir()}
-    done = run(command("score.py", *words, f"run.output={output}"))
-    assert "nothing to score" in done.stdout
-    assert files_of(output) == files_of(finished[0])
-    assert stamps == {path: path.stat().st_mtime_ns for path in (output / "store" / "parts").iterdir()}
+def test_a_complete_store_is_left_as_it_is(two_rank_run, tmp_path, capfd):
+    output = two_rank_run.copy(tmp_path / "out")
+    before = part_times(output)
+    call("score", *two_rank_run.words, f"run.output={output}")
+    assert "nothing to score" in capfd.readouterr().out
+    assert files_of(output) == files_of(two_rank_run.output)
+    assert part_times(output) == before
 
 
-def test_a_trial_run_grows_into_the_whole(finished, words, tmp_path):
-    run(command("score.py", *words, "data.limit=5", "--no-label", f"run.output={tmp_path}"))
-    assert not (tmp_path / "labels.json").exists()
-    assert len(RegionStore(tmp_path / "store").part_of_images()) == 5
-    done = run(command("score.py", *words, f"run.output={tmp_path}"))
-    assert f"scored {IMAGES - 5} images" in done.stdout
-    assert len(RegionStore(tmp_path / "store").part_of_images()) == IMAGES
-
-
-def test_torchrun_tells_a_users_mistake_once_and_without_our_traceback(words, tmp_path):
-    done = run(command("score.py", *words, f"run.output={tmp_path}", "data.image_root=nowhere", ranks=2), status=1)
+def test_torchrun_prints_a_users_mistake_once_and_without_our_traceback(two_rank_run, tmp_path):
+    words = [*two_rank_run.words, f"run.output={tmp_path}", "data.image_root=nowhere"]
+    done = run(command("score.py", *words, ranks=2), status=1)
     assert done.stderr.count("error: data.image_root: no folder at nowhere") == 1
     assert not OWN_FRAME.search(done.stderr) and not (tmp_path / "store").exists()
 
 
-def test_a_mistake_that_every_rank_finds_is_told_once(words, tmp_path):
+def test_a_mistake_that_every_rank_finds_is_printed_once(two_rank_run, tmp_path):
     weights = tmp_path / "clip.pt"
     weights.write_bytes(b"not a model")
-    done = run(command("score.py", *words, f"run.output={tmp_path}/out", f"clip.model={weights}", ranks=2), status=1)
+    words = [*two_rank_run.words, f"run.output={tmp_path}/out", f"clip.model={weights}"]
+    done = run(command("score.py", *words, ranks=2), status=1)
     assert done.stderr.count("error: ") == 1 and "is not a CLIP checkpoint" in done.stderr
     assert not OWN_FRAME.search(done.stderr)
 
 
-def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_coco, tiny_models, tmp_path):
-    dataset = small_coco(8)
-    data = dataset.read()
-    files = [dataset.root / "val2017" / image["file_name"] for image in data["images"]]
+def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_dataset, two_rank_run, tmp_path, capfd):
+    dataset = small_dataset(8)
+    data, files = dataset.read(), dataset.files()
     whole = {path: path.read_bytes() for path in files}
     files[0].unlink()
     files[1].write_bytes(b"")
@@ -154,10 +135,8 @@ def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_coco, tiny
     data["images"][4]["width"] += 1
     dataset.write(data)
     output = tmp_path / "out"
-    arguments = command(
-        "score.py", *CONFIG, *tiny_models.overrides(), *SETTINGS, *dataset.overrides(), f"run.output={output}", ranks=2
-    )
-    done = run(arguments, status=1)
+    words = [*two_rank_run.words, *dataset.words(), f"run.output={output}"]
+    done = run(command("score.py", *words, ranks=2), status=1)
     assert "5 images could not be scored" in done.stderr
     reasons = {image_id: reason for image_id, _, reason in RegionStore(output / "store").failures()}
     expected = ["no such file", "empty file", "truncated file", "not an image", "the dataset says"]
@@ -165,70 +144,90 @@ def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_coco, tiny
         assert reason in reasons[image["id"]]
     written = json.loads((output / "labels.json").read_text())
     assert len(written["images"]) == 8 and written["info"]["plgen_ddp"]["images_failed"] == 5
-    assert {row["image_id"] for row in written["annotations"] if "confidence" in row}.isdisjoint(reasons)
+    labelled = {row["image_id"] for row in written["annotations"] if "confidence" in row}
+    assert labelled == {image["id"] for image in data["images"]} - reasons.keys()
 
-    assert run([*arguments, "run.max_failures=5"]).returncode == 0
+    call("score", *words, "run.max_failures=5")
     for path, content in whole.items():
         path.write_bytes(content)
-    done = run([*arguments, "run.retry_failures=true"], status=1)
+    capfd.readouterr()
+    call("score", *words, "run.retry_failures=true", status=1)
+    assert "scored 5 images" in capfd.readouterr().out
     assert [image_id for image_id, _, _ in RegionStore(output / "store").failures()] == [data["images"][4]["id"]]
 
 
-def test_labelling_alone_needs_neither_models_nor_images(finished, words, tmp_path):
-    output = tmp_path / "out"
-    shutil.copytree(finished[0], output)
-    gone = ["clip.model=gone.pt", "detector.weights=gone.pth", "data.image_root=gone"]
-    run(command("label.py", *words, *gone, f"run.output={output}", "label.score_threshold=0.7"))
-    more = json.loads((output / "labels.json").read_text())
-    less = json.loads((finished[0] / "labels.json").read_text())
-    assert len(more["annotations"]) > len(less["annotations"])
+def test_labelling_alone_needs_neither_models_nor_images(two_rank_run, tmp_path):
+    output = two_rank_run.copy(tmp_path / "out")
+    words = [*two_rank_run.words, "clip.model=gone.pt", "detector.weights=gone.pth", "data.image_root=gone"]
+    call("label", *words, f"run.output={output}", "label.score_threshold=0.7")
+    more = (output / "labels.json").read_bytes()
+    assert len(pseudo_labels(output / "labels.json")) > len(pseudo_labels(two_rank_run.output / "labels.json"))
     # The JSON of stage 1 is what the store remembers.
-    run(command("label.py", *CONFIG, f"run.output={output}", "label.score_threshold=0.7", f"data.limit={IMAGES}"))
-    assert json.loads((output / "labels.json").read_text()) == more
-    run(command("score.py", *words, *gone, f"run.output={output}", "--label-only"))
-    assert (output / "labels.json").read_bytes() == (finished[0] / "labels.json").read_bytes()
+    rest = [word for word in two_rank_run.words if not word.startswith(("data.annotations", "data.image_root"))]
+    call("label", *rest, f"run.output={output}", "label.score_threshold=0.7")
+    assert (output / "labels.json").read_bytes() == more
+    call("score", *words, f"run.output={output}", "--label-only")
+    assert (output / "labels.json").read_bytes() == (two_rank_run.output / "labels.json").read_bytes()
 
 
-def test_another_json_with_fewer_categories_and_images_is_labelled(finished, words, coco_mini, tmp_path):
-    split = json.loads(json.dumps(take_images(coco_mini, "val2017", IMAGES)))
-    kept = json.loads((finished[0] / "labels.json").read_text())["info"]["plgen_ddp"]["label"]
-    names = {*kept["novel"], *kept["base"]}
+def test_another_json_with_fewer_categories_and_images_is_labelled(two_rank_run, tmp_path):
+    split = take_scenes(two_rank_run.images)
+    gone = {"flag", "moon"}  # of the base names
     split["categories"] = [
-        category | {"text_emb": [0.5]} for category in split["categories"] if category["name"] in names
+        category | {"text_emb": [0.5]} for category in split["categories"] if category["name"] not in gone
     ]
+    ids = {category["id"] for category in split["categories"]}
+    split["annotations"] = [row for row in split["annotations"] if row["category_id"] in ids]
     split["images"] = split["images"][2:9]
     other = tmp_path / "ovd.json"
     other.write_text(json.dumps(split))
-    run(
-        command(
-            "label.py",
-            *words,
-            f"run.output={finished[0]}",
-            f"label.annotations={other}",
-            f"label.output={tmp_path}/pl.json",
-        )
+    novel = json.loads((two_rank_run.output / "labels.json").read_text())["info"]["plgen_ddp"]["label"]["novel"]
+    call(
+        "label",
+        *two_rank_run.words,
+        f"run.output={two_rank_run.output}",
+        f"label.annotations={other}",
+        f"label.output={tmp_path}/pl.json",
+        f"label.vocabulary=[{', '.join(novel)}]",
     )
     written = json.loads((tmp_path / "pl.json").read_text())
     assert written["categories"] == split["categories"] and written["images"] == split["images"]
-    whole = json.loads((finished[0] / "labels.json").read_text())
-    ids = {image["id"] for image in split["images"]}
+    images = {image["id"] for image in split["images"]}
 
-    def pseudo(content):
-        return [{**row, "id": 0} for row in content["annotations"] if "confidence" in row and row["image_id"] in ids]
+    def without_ids(path):
+        return [{**row, "id": 0} for row in pseudo_labels(path) if row["image_id"] in images]
 
-    assert pseudo(written) == pseudo(whole) != []
+    assert without_ids(tmp_path / "pl.json") == without_ids(two_rank_run.output / "labels.json") != []
 
 
-def test_an_incomplete_store_is_refused_unless_allowed(finished, words, tmp_path):
-    output = tmp_path / "out"
-    shutil.copytree(finished[0], output)
+def test_an_incomplete_store_is_refused_unless_allowed(two_rank_run, tmp_path, capfd):
+    output = two_rank_run.copy(tmp_path / "out")
     store = RegionStore(output / "store")
     path = store.part_paths()[0]
     lost = [image.image_id for image in store.read_part(path)]
     path.unlink()
-    done = run(command("label.py", *words, f"run.output={output}"), status=2)
-    assert f"{len(lost)} of {IMAGES} images are not in the store" in done.stderr and str(lost[0]) in done.stderr
-    done = run(command("label.py", *words, f"run.output={output}", "label.allow_partial=true"))
-    assert "warning" in done.stderr
+    words = [*two_rank_run.words, f"run.output={output}"]
+    with pytest.raises(SystemExit) as stopped:
+        call("label", *words)
+    assert stopped.value.code == 2
+    message = f"{len(lost)} of {two_rank_run.images} images are not in the store"
+    assert re.search(rf"^error: {message} .*, the first are {lost[0]}\b", capfd.readouterr().err)
+    call("label", *words, "label.allow_partial=true")
+    assert f"warning: {message}" in capfd.readouterr().err
     written = json.loads((output / "labels.json").read_text())
     assert written["info"]["plgen_ddp"]["images_not_scored"] == len(lost)
+
+
+def test_real_photos_are_scored_and_labelled(coco_mini, tiny_models, tmp_path):
+    """An extra where photos lie beside the checkout: COCO's layout, names and split, photos of many shapes."""
+    annotations = coco_mini / "annotations" / "instances_val2017.json"
+    call(
+        "score",
+        *("--config", REPOSITORY / "configs" / "coco_vlplm.yaml"),
+        *tiny_models.words(),
+        *(f"data.annotations={annotations}", f"data.image_root={coco_mini}"),
+        *("data.limit=14", "run.workers=1", f"run.output={tmp_path}"),
+    )
+    written = json.loads((tmp_path / "labels.json").read_text())
+    assert len(written["images"]) == 14 and len(pseudo_labels(tmp_path / "labels.json")) > 14
+    assert written["info"]["plgen_ddp"]["images_failed"] == 0

@@ -1,37 +1,31 @@
-"""Other arithmetic than the CPU's fp32 gives the same objects: learned models, drawn scenes, the job's own command."""
+"""Other arithmetic than the CPU's fp32 gives the same objects: learned models, drawn scenes, the job itself."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, command, run
+from commands import REPOSITORY, call
+from small_datasets import SCENES_JSON, scenes_words
 from torchvision.ops import box_iou
 
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.store import RegionStore
 
-DEMO = REPOSITORY / "plgen_ddp" / "demo"
-SCENES = DEMO / "data" / "annotations" / "instances_demo.json"
+WEIGHTS = REPOSITORY / "plgen_ddp" / "demo" / "weights"
 WORDS = [
-    *("--config", REPOSITORY / "configs" / "demo.yaml"),
-    *(f"data.annotations={SCENES}", f"data.image_root={DEMO / 'data'}"),
-    *(f"detector.weights={DEMO / 'weights' / 'detector.pth'}", f"clip.model={DEMO / 'weights' / 'clip.pt'}"),
+    *("--config", REPOSITORY / "configs" / "demo.yaml", *scenes_words()),
+    *(f"detector.weights={WEIGHTS / 'detector.pth'}", f"clip.model={WEIGHTS / 'clip.pt'}"),
 ]
 
 
-def score(output, device, precision, *words):
-    options = [f"run.device={device}", f"detector.precision={precision}", f"clip.precision={precision}"]
-    run(
-        command("score.py", *WORDS, *options, f"run.output={output}", f"label.output={output / 'labels.json'}", *words),
-    )
-    store = RegionStore(output / "store")
+def images_of(store):
     return {image.image_id: image for path in store.part_paths() for image in store.read_part(path)}
 
 
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory):
-    """Stored images by id, and AP50 of the labels, of the CPU in fp32."""
-    output = tmp_path_factory.mktemp("exact")
-    return score(output, "cpu", "fp32"), evaluate(output / "labels.json", SCENES).AP50
+def score(output, device, precision, *words):
+    """Stored images by id, of the job on the scenes."""
+    options = [f"run.device={device}", f"detector.precision={precision}", f"clip.precision={precision}"]
+    call("score", *WORDS, *options, f"run.output={output}", f"label.output={output / 'labels.json'}", *words)
+    return images_of(RegionStore(output / "store"))
 
 
 @pytest.mark.parametrize(
@@ -43,8 +37,9 @@ def exact(tmp_path_factory):
         pytest.param("cuda", "fp16", marks=pytest.mark.cuda),
     ],
 )
-def test_objects_embeddings_and_labels_stay(exact, tmp_path, device, precision):
-    stored, ap50 = exact
+def test_objects_embeddings_and_labels_stay(demo_run, tmp_path, device, precision):
+    assert demo_run.store.manifest().identity["clip"]["precision"] == "fp32", "the demo is the exact one"
+    stored = images_of(demo_run.store)
     found = score(tmp_path, device, precision, "run.images_per_batch=8")
     assert found.keys() == stored.keys()
     objects = expected_objects = same = 0
@@ -64,7 +59,11 @@ def test_objects_embeddings_and_labels_stay(exact, tmp_path, device, precision):
     assert same >= 0.95 * objects
     # Two boxes of IoU 0.95 are two crops: a few embeddings differ by more than rounding.
     assert np.median(cosines) > 0.999 and np.quantile(cosines, 0.05) > 0.95
-    assert abs(evaluate(tmp_path / "labels.json", SCENES).AP50 - ap50) < 0.04
+    ap50 = [
+        evaluate(labels, SCENES_JSON).AP50
+        for labels in (tmp_path / "labels.json", demo_run.output / "labels_marvelovd.json")
+    ]
+    assert abs(ap50[0] - ap50[1]) < 0.04
 
 
 @pytest.mark.cuda

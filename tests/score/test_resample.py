@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from plgen_ddp import resample
+from plgen_ddp.score import resample
 
 Window = tuple[int, int, int, int]
 
@@ -41,11 +41,13 @@ def pillow_resize(image: Image.Image, height: int, width: int, filter_: Image.Re
     return image.resize((width, image.height), filter_).resize((width, height), filter_)
 
 
-def clip_preprocessing(image: np.ndarray, window: Window, size: int) -> np.ndarray:
-    """What CLIP's Resize and CenterCrop make of the window: uint8 (3, size, size)."""
+def clip_preprocessing(
+    image: np.ndarray, window: Window, size: int, resize: str = "crop", kernel: str = "bicubic"
+) -> np.ndarray:
+    """What CLIP's Resize and CenterCrop, or SigLIP's Resize, make of the window: uint8 (3, size, size)."""
     crop = Image.fromarray(image).crop(window)
-    width, height = Resize(size, InterpolationMode.BICUBIC)(crop).size
-    resized = pillow_resize(crop, height, width, Image.Resampling.BICUBIC)
+    width, height = Resize(size if resize == "crop" else (size, size), InterpolationMode(kernel))(crop).size
+    resized = pillow_resize(crop, height, width, Image.Resampling[kernel.upper()])
     return np.asarray(CenterCrop(size)(resized)).transpose(2, 0, 1)
 
 
@@ -55,18 +57,26 @@ def detector_preprocessing(image: np.ndarray, height: int, width: int) -> np.nda
 
 
 def crop_by_products(
-    pixels: torch.Tensor, indices: torch.Tensor, windows: torch.Tensor, size: int, dtype: torch.dtype
+    pixels: torch.Tensor,
+    indices: torch.Tensor,
+    windows: torch.Tensor,
+    size: int,
+    dtype: torch.dtype,
+    resize: str = "crop",
+    kernel: str = "bicubic",
 ) -> torch.Tensor:
-    plan = resample._plan_windows(pixels, indices, windows, size)
-    return resample._crop_by_products(pixels, plan, size, dtype)
+    plan = resample._plan_windows(pixels, indices, windows, size, resize)
+    return resample._crop_by_products(pixels, plan, size, kernel, dtype)
 
 
-def crops_of_every_path(image: np.ndarray, windows: list[Window], size: int) -> dict[str, np.ndarray]:
+def crops_of_every_path(
+    image: np.ndarray, windows: list[Window], size: int, resize: str = "crop", kernel: str = "bicubic"
+) -> dict[str, np.ndarray]:
     arguments = torch.from_numpy(image)[None], torch.zeros(len(windows), dtype=torch.int64), torch.tensor(windows), size
     return {
-        "public": resample.crop_windows(*arguments).numpy(),
-        "float32": crop_by_products(*arguments, torch.float32).numpy(),
-        "float16": crop_by_products(*arguments, torch.float16).numpy(),
+        "public": resample.crop_windows(*arguments, resize, kernel).numpy(),
+        "float32": crop_by_products(*arguments, torch.float32, resize, kernel).numpy(),
+        "float16": crop_by_products(*arguments, torch.float16, resize, kernel).numpy(),
     }
 
 
@@ -99,6 +109,19 @@ def test_crops_equal_pillows(picture, height, width, size, seed):
         check(got, expected)
 
 
+@pytest.mark.parametrize(("resize", "kernel"), [("crop", "bilinear"), ("squash", "bicubic"), ("squash", "bilinear")])
+@steady
+@given(pictures, st.integers(1, 90), st.integers(1, 90), st.sampled_from([7, 32, 64]), seeds)
+def test_crops_of_other_models_equal_pillows(resize, kernel, picture, height, width, size, seed):
+    image = picture(height, width, seed)
+    windows = windows_inside(height, width, 5, seed)
+    expected = np.stack([clip_preprocessing(image, window, size, resize, kernel) for window in windows])
+    for got in crops_of_every_path(image, windows, size, resize, kernel).values():
+        check(got, expected)
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(
     "window",
     [
@@ -116,16 +139,16 @@ def test_crops_equal_pillows(picture, height, width, size, seed):
         (10, 10, 100, 95),
     ],
 )
-def test_windows_that_are_hard(window):
+def test_windows_that_are_hard(window, kernel, resize):
     image = noise(480, 640)
-    expected = clip_preprocessing(image, window, 224)[None]
-    for got in crops_of_every_path(image, [window], 224).values():
+    expected = clip_preprocessing(image, window, 224, resize, kernel)[None]
+    for got in crops_of_every_path(image, [window], 224, resize, kernel).values():
         check(got, expected)
 
 
 def test_elongated_window_is_read_only_where_the_centre_crop_looks():
     pixels = torch.zeros(1, 480, 640, 3, dtype=torch.uint8)
-    plan = resample._plan_windows(pixels, torch.tensor([0]), torch.tensor([[20, 100, 620, 105]]), 224)
+    plan = resample._plan_windows(pixels, torch.tensor([0]), torch.tensor([[20, 100, 620, 105]]), 224, "crop")
     _, rows, columns = resample._axes(plan)
     start, length, taps = columns.read(224, "bicubic")
     assert (columns.resized, taps) == (26880, 4)

@@ -1,0 +1,95 @@
+"""The detector that is trained: its configuration, initial weights and optimizer, all detectron2's."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.score.mask_rcnn import quiet_detectron2, read_detector_config
+from plgen_ddp.train.checkpoints import TrainingCheckpointer
+from plgen_ddp.train.config import ProposalTrainingConfig, TrainConfig
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # as in plgen_ddp.score.mask_rcnn
+    from detectron2.config import CfgNode
+    from detectron2.modeling import build_model
+    from detectron2.solver import build_optimizer as build_sgd
+    from detectron2.solver import get_default_optimizer_params
+    from detectron2.solver.build import maybe_add_gradient_clipping
+    from detectron2.utils.file_io import PathManager
+
+
+def learns_masks(config: ProposalTrainingConfig) -> bool:
+    """Whether the detector has a mask head.
+
+    Raises:
+        UserError: no detector configuration, or one that stage 1 could not run.
+    """
+    return bool(read_detector_config(config.detector_file()).MODEL.MASK_ON)
+
+
+def fetch_initial_weights(config: ProposalTrainingConfig) -> Path | None:
+    """The local file of `detector.weights`; a URL is downloaded into detectron2's cache.
+
+    Raises:
+        UserError: no such file, or a download that failed.
+    """
+    weights = config.detector.weights
+    if weights is None:
+        return None
+    try:
+        path = Path(PathManager.get_local_path(weights))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"detector.weights: cannot download {weights}: {one_line(error)}") from None
+    if not path.is_file():
+        raise UserError(f"detector.weights: no file at {weights}")
+    return path
+
+
+def training_cfg(config: ProposalTrainingConfig, device: torch.device, *, run_lengths: bool) -> CfgNode:
+    """The detector's configuration with this training's solver, in detectron2's keys.
+
+    Args:
+        run_lengths: whether some masks are run lengths.
+    """
+    cfg, options = read_detector_config(config.detector_file()), config.train
+    cfg.MODEL.DEVICE = str(device)
+    cfg.SOLVER.MAX_ITER = options.steps
+    cfg.SOLVER.IMS_PER_BATCH = options.images_per_step
+    cfg.SOLVER.BASE_LR = options.base_lr
+    cfg.SOLVER.WEIGHT_DECAY = options.weight_decay
+    cfg.SOLVER.LR_SCHEDULER_NAME = {"steps": "WarmupMultiStepLR", "cosine": "WarmupCosineLR"}[options.schedule]
+    cfg.SOLVER.STEPS = tuple(step for step in options.decay_at if step < options.steps)
+    cfg.SOLVER.WARMUP_ITERS = options.warmup_steps
+    cfg.SOLVER.AMP.ENABLED = options.amp and device.type == "cuda"
+    if options.clip_norm is not None:
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+        cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
+        cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = options.clip_norm
+    if run_lengths:
+        cfg.INPUT.MASK_FORMAT = "bitmask"  # the only one of detectron2's that takes run lengths
+    return cfg
+
+
+def build_detector(cfg: CfgNode, weights: Path | None) -> nn.Module:
+    """The model that `cfg` describes, from `weights`, or from torch's random state without any.
+
+    Raises:
+        UserError: the weights are those of another detector.
+    """
+    with quiet_detectron2():
+        model = build_model(cfg)
+        if weights is not None:
+            TrainingCheckpointer(model).start_from(weights)
+    return model
+
+
+def build_optimizer(cfg: CfgNode, options: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that `train.optimizer` names, with gradient clipping where `cfg` asks for it."""
+    if options.optimizer == "sgd":
+        return build_sgd(cfg, model)
+    groups = get_default_optimizer_params(model, base_lr=options.base_lr, weight_decay_norm=0.0, weight_decay_bias=0.0)
+    kind = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+    return kind(groups, lr=options.base_lr, weight_decay=options.weight_decay)
