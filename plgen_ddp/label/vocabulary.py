@@ -25,6 +25,8 @@ class Vocabulary:
     novel: scored, each a category of the JSON. base: categories whose annotations stay; None: all that are not novel.
     distractors: words that take part in the softmax and never become a label; they need no category.
     aliases: words that stand in prompts in a name's place, several of them averaged.
+    supers, subs: a novel or base name's wider words (dog: animal, pet) and narrower ones (dog: corgi, husky), for the
+        hierarchy rule. Names may share super words; a sub word belongs to one name. Not every name needs them.
     """
 
     novel: tuple[str, ...]
@@ -43,7 +45,8 @@ class Vocabulary:
             UserError: a name that no category has, with the nearest that one has.
         """
         id_of = {category.name: category.id for category in categories}
-        absent = [name for name in (*self.novel, *(self.base or ())) if name not in id_of]
+        named = dict.fromkeys((*self.novel, *(self.base or ()), *self.supers, *self.subs))
+        absent = [name for name in named if name not in id_of]
         if absent:
             hints = ", ".join(f"{name!r}{suggestion(name, id_of)}" for name in absent[:5])
             raise UserError(f"{key}: {len(absent)} of its names are not categories of the JSON: {hints}")
@@ -56,7 +59,8 @@ def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary
     """The vocabulary that option `key` names or lists.
 
     Raises:
-        UserError: unreadable, an unknown key, no novel name, or a name twice.
+        UserError: unreadable, an unknown key, no novel name, a name twice, or super and sub words that are repeated,
+            are names themselves or belong to no name.
     """
     given = option_value(config, key)
     if isinstance(given, str):
@@ -65,7 +69,7 @@ def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary
         given = {"novel": given}
     if not isinstance(given, dict):
         raise UserError(f"{key}: expected a file, a list of names, or a mapping with `novel`")
-    known = ("novel", "base", "distractors", "aliases")
+    known = ("novel", "base", "distractors", "aliases", "supers", "subs")
     for name in given:
         if name not in known:
             raise UserError(f"{key}: unknown key {name!r}{suggestion(str(name), known)}")
@@ -80,6 +84,8 @@ def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary
             str(name): _names([words] if isinstance(words, str) else words, f"aliases of {name}", key)
             for name, words in aliases.items()
         },
+        supers=_level(given, "supers", key),
+        subs=_level(given, "subs", key),
     )
     if not vocabulary.novel:
         raise UserError(f"{key}: it has no novel name")
@@ -91,6 +97,7 @@ def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary
     for name in vocabulary.aliases:
         if name not in scored:
             raise UserError(f"{key}: aliases for {name!r}, which is not scored{suggestion(name, scored)}")
+    _check_hierarchy(vocabulary, key)
     return vocabulary
 
 
@@ -122,6 +129,36 @@ def read_templates(config: Config) -> tuple[str, ...]:
                 f"label.templates: {template!r} must hold {{}} for the name and may hold {{article}}, no other"
             )
     return templates
+
+
+def _level(given: dict[Any, Any], level: str, key: str) -> dict[str, tuple[str, ...]]:
+    """The words of each name at one level of the hierarchy, `supers` or `subs`."""
+    words = given.get(level) or {}
+    if not isinstance(words, dict):
+        raise UserError(f"{key}: `{level}` maps a name to a list of words")
+    return {str(name): _names(own, f"{level} of {name}", key) for name, own in words.items()}
+
+
+def _check_hierarchy(vocabulary: Vocabulary, key: str) -> None:
+    names = (*vocabulary.novel, *(vocabulary.base or ()))
+    for level, words_of in (("supers", vocabulary.supers), ("subs", vocabulary.subs)):
+        for name, words in words_of.items():
+            what = f"{key}: {level} of {name!r}"
+            # Without `base`, any other category of the JSON may be meant; `category_ids` checks that it is one.
+            if vocabulary.base is not None and name not in names:
+                raise UserError(f"{what}, which is no novel or base name{suggestion(name, names)}")
+            twice = sorted({word for word in words if words.count(word) > 1})
+            if twice:
+                raise UserError(f"{what} repeat {', '.join(twice)}")
+            others = {*names, *words_of, *vocabulary.distractors} - {name}
+            taken = sorted(others.intersection(words))
+            if taken:
+                raise UserError(f"{what} contain {', '.join(taken)}, itself a name; remove it there")
+    owner: dict[str, str] = {}
+    for name, words in vocabulary.subs.items():
+        for word in words:
+            if owner.setdefault(word, name) != name:
+                raise UserError(f"{key}: {word!r} is in the subs of {owner[word]!r} and {name!r}; keep one")
 
 
 def _names(given: Any, what: str, key: str) -> tuple[str, ...]:

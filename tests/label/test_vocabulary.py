@@ -62,6 +62,42 @@ def test_a_wrong_vocabulary_says_what_is_wrong(tmp_path, text, message):
         vocabulary_of(text, tmp_path)
 
 
+def test_super_and_sub_words_are_read_for_novel_and_base_names(tmp_path):
+    hierarchy = "supers: {cat: [pet, animal], dog: [animal]}\nsubs: {cat: [kitten], dog: [hound, pug]}"
+    vocabulary = vocabulary_of(f"novel: [cat]\nbase: [dog]\n{hierarchy}", tmp_path)
+    assert vocabulary.supers == {"cat": ("pet", "animal"), "dog": ("animal",)}
+    assert vocabulary.subs == {"cat": ("kitten",), "dog": ("hound", "pug")}
+    plain = vocabulary_of("novel: [cat]\nsubs:", tmp_path)
+    assert (plain.supers, plain.subs) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("supers: [animal]", "`supers` maps a name to a list of words"),
+        ("subs: {cat: kitten}", "subs of cat must be a list"),
+        ("subs: {cta: [kitten]}", "subs of 'cta', which is no novel or base name; did you mean 'cat'"),
+        ("supers: {cat: [pet, animal, pet]}", "supers of 'cat' repeat pet"),
+        ("subs: {dog: [puppy, puppy]}", "subs of 'dog' repeat puppy"),
+        ("subs: {cat: [kitten], dog: [puppy, kitten]}", "'kitten' is in the subs of 'cat' and 'dog'"),
+        ("supers: {cat: [dog]}", "supers of 'cat' contain dog, itself a name"),
+        ("subs: {dog: [cat]}", "subs of 'dog' contain cat, itself a name"),
+        ("subs: {cat: [grass]}", "subs of 'cat' contain grass, itself a name"),
+    ],
+)
+def test_a_wrong_hierarchy_says_what_is_wrong(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as raised:
+        vocabulary_of(f"novel: [cat]\nbase: [dog]\ndistractors: [grass]\n{text}", tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_base_the_names_of_a_hierarchy_are_categories_of_the_json(tmp_path):
+    hierarchy = "novel: [cat]\nsupers: {{cat: [animal], {0}: [vehicle]}}\nsubs: {{cat: [kitten], {0}: [minibus]}}"
+    assert vocabulary_of(hierarchy.format("bus"), tmp_path).category_ids(CATEGORIES) == ([3], {1, 7, 9})
+    with pytest.raises(UserError, match=r"1 of its names .* 'buss'; did you mean 'bus'"):
+        vocabulary_of(hierarchy.format("buss"), tmp_path).category_ids(CATEGORIES)
+
+
 def test_the_published_templates_are_63():
     templates = read_templates(load_config(CONFIG))
     assert len(templates) == 63
