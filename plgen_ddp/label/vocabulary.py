@@ -33,6 +33,8 @@ class Vocabulary:
     base: tuple[str, ...] | None = None
     distractors: tuple[str, ...] = ()
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    supers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    subs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def words(self) -> list[tuple[str, ...]]:
         """What stands in the prompts of each scored name: the novel ones, then the distractors."""
