@@ -1,4 +1,4 @@
-"""Draws the demo's scenes: 18 kinds of object on cluttered backgrounds, in COCO's layout.
+"""Draws the demo's scenes: objects of 18 names on cluttered backgrounds, in COCO's layout.
 
     python -m plgen_ddp.demo.scenes --num 100 --seed 300000 --out out/scenes
 
@@ -9,6 +9,10 @@ writes
 
 which the demo's config takes through `data.annotations` and `data.image_root`. Drawing costs about 15 ms a scene and
 a JPEG about 10 KB.
+
+Names have a hierarchy that the drawings show. Each object is drawn as one of the three kinds of its name (`KINDS`: a
+cup is a mug, a teacup or a goblet), and objects of one supercategory share a finish (`SUPERS`). Annotations give the
+name.
 
 Scene i of a set is drawn from the seed S + i alone, so sets whose seeds do not overlap share no scene. `SEEDS` says
 which seeds serve which purpose; what is meant to measure the models must stay out of "train" and "val". The same seed
@@ -115,7 +119,7 @@ class SceneObject:
     """One object as it is seen.
 
     name: one of BASE + NOVEL; the only one of its names that the annotations give
-    kind: one of KINDS[name]; known to whoever draws, written nowhere
+    kind: one of KINDS[name]; known to whoever draws, not in the annotations
     box_xywh: tight box of the visible pixels, whole pixels
     polygons: COCO polygons [x0, y0, x1, y1, ...] of the visible mask, pixels; a piece hidden behind another object
         splits it
