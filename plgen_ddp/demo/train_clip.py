@@ -19,8 +19,8 @@ The towers are trained one after the other; together, from nothing, they do not 
    name between the middle of its names' vertices and a direction of its own.
 2. Images: the text tower is frozen, and CLIP's contrastive loss, image to text, pairs a crop with its caption. A crop
    has half to 2.5 times an object's size and lies up to 0.35 sizes off its middle, or it lies anywhere in the scene.
-   The caption names the object, its kind or something more general, or does so for another object that the crop shows; a
-   crop that shows none gets an object nearby. The caption competes with all other words of its level: "mug" with the
+   The caption names the object, its kind or something more general, or does so for another object that the crop shows;
+   a crop that shows none gets an object nearby. The caption competes with all other words of its level: "mug" with the
    other kinds, and not with "cup". In the first 35 % of the steps the crops grow from tight to loose and the
    temperature falls from 0.04 to 0.01: with loose crops from the first step on, nothing was learned in 1,400 steps.
 3. Text again, the token table frozen: known words keep their targets, and any word whose tokens were never trained
