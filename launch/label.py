@@ -17,7 +17,7 @@ from plgen_ddp.label.job import LABELLING_REQUIRES, label_store, plan_labelling
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = command_line(__doc__).parse_intermixed_args(words)
-    with one_line_errors():
+    with one_line_errors(resumes=True):
         config = load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)
         print_labels(label_store(plan_labelling(config)))
     return 0

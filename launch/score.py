@@ -12,13 +12,20 @@ The same command again goes on where it was stopped, also on another number of G
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
 from plgen_ddp.config import Config, load_config
-from plgen_ddp.console import Progress, failed_status, one_line_errors, print_labels, print_scoring, rank_log
+from plgen_ddp.console import (
+    Progress,
+    end_process,
+    failed_status,
+    one_line_errors,
+    print_labels,
+    print_scoring,
+    rank_log,
+)
 from plgen_ddp.device import prepare_device
 from plgen_ddp.label.job import LABELLING_REQUIRES, check_before_scoring, label_store, plan_labelling
 from plgen_ddp.options import given
@@ -37,7 +44,7 @@ from plgen_ddp.world import World
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
-    with one_line_errors():
+    with one_line_errors(resumes=True):
         if arguments.label_only:
             config = load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)
             print_labels(label_store(plan_labelling(config)))
@@ -93,4 +100,4 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

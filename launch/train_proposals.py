@@ -31,7 +31,7 @@ from plgen_ddp.world import World
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
-    with one_line_errors():
+    with one_line_errors(resumes=True):
         with World.from_env(gradients=True) as world:
             config = world.from_main(
                 lambda: load_structured(

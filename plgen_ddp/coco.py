@@ -65,6 +65,15 @@ class Annotation(msgspec.Struct):
     segmentation: list[list[float]] | dict[str, Any] | None = None  # polygons x0, y0, x1, ..., or run lengths
 
 
+class AnnotatedBox(msgspec.Struct):
+    """What labelling reads of a base annotation."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]  # xywh, original pixels
+    iscrowd: int = 0
+
+
 def read_json(path: Path) -> bytes:
     """The bytes of a JSON file, without the byte order mark that some editors put before it."""
     return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -126,10 +135,17 @@ class CocoFile:
         """The annotations of these categories, in the file's order. Others are decoded no further than the category."""
         if "annotations" not in self._top:
             raise UserError(f"{self._key}: {self.path} has no annotations")
+        return self._annotations(category_ids, Annotation)
+
+    def boxes(self, category_ids: set[int]) -> list[AnnotatedBox]:
+        """The boxes of these categories, in the file's order; none where the file has no annotations."""
+        return self._annotations(category_ids, AnnotatedBox) if "annotations" in self._top else []
+
+    def _annotations(self, category_ids: set[int], kind: type[T]) -> list[T]:
         keys, texts = self.annotation_keys(), self._decode("annotations", list[msgspec.Raw])
         try:
             return [
-                msgspec.json.decode(text, type=Annotation)
+                msgspec.json.decode(text, type=kind)
                 for key, text in zip(keys, texts, strict=True)
                 if key.category_id in category_ids
             ]
@@ -143,6 +159,8 @@ class CocoFile:
         columns: PseudoLabels,
         provenance: dict[str, Any],
         image_ids: Sequence[int] | None = None,
+        *,
+        box_score: bool = False,
     ) -> int:
         """Writes this file with the pseudo labels in the place of every annotation whose category is not base.
 
@@ -153,6 +171,7 @@ class CocoFile:
             base_ids: ids of the categories whose annotations stay.
             provenance: written into the file's `info`, under "plgen_ddp".
             image_ids: write only these images and their annotations; all by default.
+            box_score: give pseudo labels the key `box_score`.
 
         Returns:
             How many base annotations were kept.
@@ -166,7 +185,7 @@ class CocoFile:
             if key.category_id in base_ids and (wanted is None or key.image_id in wanted)
         ]
         lowest = min((key.id for key in keys if isinstance(key.id, int)), default=0)
-        labels = columns.rows(first_id=min(lowest, 0) - 1)
+        labels = columns.rows(min(lowest, 0) - 1, box_score=box_score)
 
         parts: dict[str, bytes | msgspec.Raw] = dict(self._top)
         parts["info"] = _encode(self._info() | {"plgen_ddp": provenance})

@@ -75,8 +75,8 @@ class DetectorConfig:
     dropped."""
 
     min_objectness: float = 0.0
-    """Smallest objectness (0 to 1) of a box. Boxes below it are dropped; 0 keeps all. Labels stay the same where such a
-    box cannot score above `label.score_threshold`: up to 0.6 for VL-PLM's weight 0.5 and threshold 0.8."""
+    """Boxes of lower objectness (0 to 1) are not kept. Labels stay the same as long as no such box can exceed
+    `label.score_threshold`: for VL-PLM (weight 0.5, threshold 0.8), up to 0.6."""
 
     def __post_init__(self) -> None:
         check(self.precision in PRECISIONS, "detector.precision", self.precision, "one of " + ", ".join(PRECISIONS))
@@ -104,17 +104,19 @@ class ClipConfig:
     """The encoder of the crops and of the prompts."""
 
     model: str = "ViT-B/32"
-    """OpenAI's module: a name of `clip.available_models()`, downloaded once a node, or a weights file. open_clip (extra
-    `open-clip`; SigLIP is there): `open_clip:MODEL/TAG` with a TAG of its pretrained weights, `open_clip:MODEL` with
-    `clip.weights`, or `open_clip:local-dir:FOLDER` with an open_clip_config.json in FOLDER."""
+    """An encoder of OpenAI's module: a name of `clip.available_models()`, downloaded once per node, or a weights file.
+    Or one of open_clip, SigLIP included (extra `open-clip`): `open_clip:MODEL/TAG` with a TAG of its pretrained
+    weights, `open_clip:MODEL` with `clip.weights`, or `open_clip:local-dir:FOLDER` with an open_clip_config.json in
+    FOLDER."""
 
     # Their contents are in the encoder's identity.
     weights: str | None = file_option(optional=True, decides=False)
     """Weights file for `open_clip:MODEL` (.pt, .bin, .safetensors). With a TAG, preprocessing and activation are the
-    TAG's, the weights the file's."""
+    TAG's, the weights the file's. null: the TAG's own weights, which are downloaded, or those in the FOLDER."""
 
     tokenizer: str | None = decides_nothing(None)
-    """tokenizer.json, or a folder with it, for models of open_clip whose tokenizer is a download, as SigLIP's is."""
+    """tokenizer.json, or a folder with it, for models of open_clip whose tokenizer is a download, as SigLIP's is. null:
+    the model's own, which may be downloaded."""
 
     activation: str = decides_nothing("auto")  # what it resolves to is in the encoder's identity
     """Activation of a weights file for OpenAI's module: quick_gelu, gelu or auto. auto: what the code in a TorchScript
@@ -203,9 +205,9 @@ class LabelConfig:
     `data.annotations`."""
 
     vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
-    """The novel names: a YAML file with `novel` and optionally `base`, `distractors` and `aliases`, the name of one in
-    configs/vocabularies, a list of names (`dog,cat`), or such a mapping. Without `base`, every other category of the
-    JSON is base and keeps its annotations. Labelling needs it."""
+    """The novel names: a YAML file with `novel` and optionally `base`, `distractors`, `aliases`, `supers` and `subs`,
+    the name of one in configs/vocabularies, a list of names (`dog,cat`), or such a mapping. Without `base`, every other
+    category of the JSON is base and keeps its annotations. Labelling needs it."""
 
     templates: Any = file_option("templates/*.txt")
     """Prompt templates: a text file with one per line, the name of one in configs/templates, or a list. `{}` is
@@ -215,14 +217,51 @@ class LabelConfig:
     """The cosines are divided by it before the softmax over names, or before SigLIP's sigmoid. null: the encoder's own,
     which is 0.01 for OpenAI's CLIP."""
 
+    class_score: str = "novel"
+    """Which name a box has, and how likely it is. novel: a softmax over the novel names and distractors (VL-PLM,
+    MarvelOVD). all: over novel, base and distractor names. hierarchy: super and sub words of the vocabulary confirm the
+    name or contradict it (HCC). retrieved: a classifier a name, trained on the store's 100 nearest boxes (LP-OVOD)."""
+
+    require_novel: bool = False
+    """With class_score all: only boxes whose likeliest name of all is a novel one (DST-Det)."""
+
+    box_score: str = "objectness"
+    """How good a box is. objectness, foreground, agreement: the store's evidence. none: every box is as good. learned:
+    by a classifier that the base annotations train. verified: it judges the name too, and is the whole score;
+    class_score and fusion decide nothing then."""
+
+    fusion: str = "mean"
+    """How both scores become one, with objectness_weight as the weight w of the box score b against the class score c.
+    mean: w b + (1 - w) c. geometric: b^w c^(1 - w). logits: the mean of their logits. class_only: c."""
+
     objectness_weight: float = 0.5
-    """Weight w of objectness (0 to 1) in a box's score: w x objectness + (1 - w) x probability of the name."""
+    """Weight of the box score in the fused score, from 0 to 1."""
 
     score_threshold: float = 0.8
-    """Score (0 to 1) above which a box becomes a label."""
+    """A box is kept where its score is above this, from 0 to 1; `label.threshold` can choose it instead."""
+
+    box_threshold: float = 0.0
+    """A box is kept where its box score is at least this, from 0 to 1."""
+
+    threshold: str = "fixed"
+    """Where score_threshold comes from. fixed: as it stands. f_beta_base: the one with the best F-beta when base names
+    are labelled as if they were novel. precision: the lowest one at which these labels have wanted_precision."""
+
+    f_beta: float = 1.0
+    """With threshold f_beta_base: how many times recall counts as much as precision."""
+
+    wanted_precision: float = 0.9
+    """With threshold precision: the share of labels that shall be right, from 0 to 1."""
 
     nms_iou: float = 0.6
     """IoU (0 to 1) above which the lower-scored of two boxes with the same name is dropped."""
+
+    suppress: tuple[str, ...] = ()
+    """What is dropped beside that. inside: a box that lies to 80 % in a better one of its name. base_iou: a box that
+    overlaps a base annotation by an IoU above base_iou. base_inside: a box that lies to 80 % in a base annotation."""
+
+    base_iou: float = 0.5
+    """IoU (0 to 1) with a base annotation above which suppress base_iou drops a box."""
 
     allow_partial: bool = False
     """Whether labelling goes on although the store lacks images of the JSON. Those images get no pseudo labels."""
@@ -234,7 +273,23 @@ class LabelConfig:
         # Below 1e-6 the softmax is a step, and soon no float holds its exponents.
         usable = self.temperature is None or 1e-6 <= self.temperature < math.inf
         check(usable, "label.temperature", self.temperature, "a number from 1e-6, or null")
-        for name in ("objectness_weight", "score_threshold", "nms_iou"):
+        choices = {
+            "class_score": ("novel", "all", "hierarchy", "retrieved"),
+            "box_score": ("objectness", "foreground", "agreement", "none", "learned", "verified"),
+            "fusion": ("mean", "geometric", "logits", "class_only"),
+            "threshold": ("fixed", "f_beta_base", "precision"),
+        }
+        for name, known in choices.items():
+            check(getattr(self, name) in known, f"label.{name}", getattr(self, name), "one of " + ", ".join(known))
+        known = ("inside", "base_iou", "base_inside")
+        check(set(self.suppress) <= set(known), "label.suppress", list(self.suppress), "a list of " + ", ".join(known))
+        chooses = self.class_score == "retrieved" and self.threshold != "fixed"
+        check(
+            not chooses, "label.threshold", self.threshold, "fixed with class_score retrieved, which knows no base name"
+        )
+        check(0 < self.f_beta < math.inf, "label.f_beta", self.f_beta, "a positive number")
+        names = ("objectness_weight", "score_threshold", "box_threshold", "wanted_precision", "nms_iou", "base_iou")
+        for name in names:
             check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
 
 

@@ -40,8 +40,13 @@ def prepare_device(run: RunConfig, local_rank: int) -> torch.device:
     if local_rank >= gpus:
         raise UserError(f"more ranks than GPUs on this node: {gpus}; start torchrun with --nproc_per_node={gpus}")
     torch.cuda.set_device(local_rank)
-    torch.backends.cudnn.allow_tf32 = False  # "fp32" is what it says; who wants it faster takes fp16
+    torch.backends.cudnn.allow_tf32 = False  # "fp32" means float32; fp16 is the faster choice
     return torch.device("cuda", local_rank)
+
+
+def peak_gpu_memory(device: torch.device) -> int:
+    """The most memory that this process has held on a GPU so far, bytes; 0 for a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def peak_memory() -> int:

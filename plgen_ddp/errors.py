@@ -1,4 +1,4 @@
-"""The exceptions that stand for a user's mistake, and what their one-line messages are made of."""
+"""The exceptions for a user's mistake, and what their one-line messages are made of."""
 
 import difflib
 import os
@@ -22,6 +22,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def one_line(error: Exception) -> str:
     """A library's error message on one line, at most 300 characters long."""
     return " ".join(str(error).split())[:300]
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of a library's error message. torch goes on to advise loading a file that may run code."""
+    return one_line(error).split(". ")[0]
 
 
 def user_message(error: UserError | OSError) -> str | None:

@@ -16,7 +16,11 @@ from plgen_ddp.errors import UserError
 class ImageIndex:
     """The images of a dataset in ascending id, compact enough to be sent to every rank.
 
-    image_ids: int64 (n,). heights, widths: int32 (n,), pixels. paths: bytes (n,), UTF-8, relative to `root`.
+    Attributes:
+        root: the image root.
+        image_ids: int64 (n,), ascending.
+        heights, widths: int32 (n,), pixels.
+        paths: bytes (n,), UTF-8, relative to `root`.
     """
 
     root: str
@@ -29,9 +33,11 @@ class ImageIndex:
         return len(self.image_ids)
 
     def path(self, position: int) -> Path:
+        """The file of the image at a position of the index."""
         return Path(self.root, self.paths[position].decode())
 
     def first(self, count: int | None) -> "ImageIndex":
+        """The index of the first `count` images; of all for None."""
         return ImageIndex(
             self.root, self.image_ids[:count], self.heights[:count], self.widths[:count], self.paths[:count]
         )

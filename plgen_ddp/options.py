@@ -43,9 +43,10 @@ def deciding(section: Any) -> dict[str, Any]:
 class FileOption:
     """How the file that an option names is looked up; `load_structured` does it.
 
-    packaged: the packaged files that a bare name can mean, such as templates/*.txt; None: none.
-    optional: a file that is not found is a mistake only for a command that requires the option.
-    names: the option can also hold a list of names, so `a,b` is a list unless it is a file.
+    Attributes:
+        packaged: the packaged files that a bare name can mean, such as templates/*.txt; None: none.
+        optional: a file that is not found is a mistake only for a command that requires the option.
+        names: the option can also hold a list of names, so `a,b` is a list unless it is a file.
     """
 
     packaged: str | None
@@ -147,7 +148,8 @@ def expected_value(option: "Field[Any]") -> str:
         tuple[float, ...]: "a list of numbers",
         tuple[str, ...]: "a list of texts",
     }
-    return words[kind] + (", or null" if optional else "")
+    described = "a mapping" if get_origin(kind) is dict else words[kind]
+    return described + (", or null" if optional else "")
 
 
 def _config_file(name_or_path: str | Path) -> Path:
@@ -243,11 +245,12 @@ def _resolve_files(tree: DictConfig, options: Mapping[str, "Field[Any]"], beside
         if found is not None:
             OmegaConf.update(tree, key, str(found))
         elif lookup.names and "," in value:
-            OmegaConf.update(tree, key, [name.strip() for name in value.split(",")])
+            OmegaConf.update(tree, key, [name.strip() for name in value.split(",") if name.strip()])
         else:
             known = [path.stem for path in configs.glob(lookup.packaged)] if lookup.packaged else []
             paths = " or ".join(str(place) for place in dict.fromkeys(places))
-            missing[key] = f"{key}: no file at {paths}{suggestion(value, known)}"
+            alone = f"; as a list of one name, write '{value},'" if lookup.names else ""
+            missing[key] = f"{key}: no file at {paths}{suggestion(value, known)}{alone}"
             if not lookup.optional:
                 raise UserError(missing[key])
     return missing

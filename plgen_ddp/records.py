@@ -130,9 +130,15 @@ class LabelSummary:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """COCO's box metrics over the novel names, each in [0, 1]; -1 where there is no such ground truth.
+    """COCO's box metrics over the novel names: AP and AR in [0, 1], or -1 where there is no such ground truth.
 
-    pls_per_image is over all evaluated images, with and without pseudo labels. AP50_by_name: each novel name's own.
+    Attributes:
+        AP, AP50, AP75: average precision over the IoUs 0.5 to 0.95, at 0.5, at 0.75.
+        AP_small, AP_medium, AP_large: AP for objects of under 32 x 32 pixels, up to 96 x 96, and above.
+        AR100: average recall with 100 boxes an image.
+        pls_per_image: pseudo labels an evaluated image, counting images without any.
+        pseudo_labels, images: how many were evaluated.
+        AP50_by_name: each novel name's own.
     """
 
     AP: float
@@ -162,6 +168,7 @@ class PseudoLabel(msgspec.Struct):
     confidence: float
     clip_score: float
     rpn_score: float
+    box_score: float | msgspec.UnsetType = msgspec.UNSET
     iscrowd: int = 0
     thing_isBase: bool = False
     thing_isNovel: bool = True
@@ -177,6 +184,7 @@ class PseudoLabels:
         boxes_xywh: float64 (n, 4), original pixels.
         scores: float64 (n,), in [0, 1]: the fused score.
         clip_scores: float64 (n,), in [0, 1]: the probability of the name.
+        box_scores: float64 (n,), in [0, 1]: how good the box is.
         objectness: float64 (n,), in [0, 1].
     """
 
@@ -185,11 +193,12 @@ class PseudoLabels:
     boxes_xywh: np.ndarray
     scores: np.ndarray
     clip_scores: np.ndarray
+    box_scores: np.ndarray
     objectness: np.ndarray
 
     def __post_init__(self) -> None:
         count = len(self.image_ids)
-        for name in ("category_ids", "scores", "clip_scores", "objectness"):
+        for name in ("category_ids", "scores", "clip_scores", "box_scores", "objectness"):
             _check_shape(name, getattr(self, name), (count,))
         _check_shape("boxes_xywh", self.boxes_xywh, (count, 4))
 
@@ -201,7 +210,7 @@ class PseudoLabels:
         """All parts' rows in their order."""
         if not parts:
             empty, ids = np.empty(0), np.empty(0, np.int64)
-            return cls(ids, ids, np.empty((0, 4)), empty, empty, empty)
+            return cls(ids, ids, np.empty((0, 4)), empty, empty, empty, empty)
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
     def sorted_by_image(self) -> "PseudoLabels":
@@ -209,14 +218,21 @@ class PseudoLabels:
         order = np.argsort(self.image_ids, kind="stable")
         return PseudoLabels(*(getattr(self, name)[order] for name in self.__slots__))
 
-    def rows(self, first_id: int) -> Iterator[PseudoLabel]:
-        """The annotations to write, with ids `first_id`, `first_id` - 1, ..."""
+    def rows(self, first_id: int, *, box_score: bool = False) -> Iterator[PseudoLabel]:
+        """The annotations to write, with ids `first_id`, `first_id` - 1, ...
+
+        Args:
+            box_score: write the key `box_score` too; the recipes' labels do not have it.
+        """
         columns = (getattr(self, name).tolist() for name in self.__slots__)
         areas = (self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3]).tolist()
-        for number, (area, image_id, category_id, box, score, clip_score, objectness) in enumerate(
+        for number, (area, image_id, category_id, box, score, clip_score, quality, objectness) in enumerate(
             zip(areas, *columns, strict=True)
         ):
-            yield PseudoLabel(first_id - number, image_id, category_id, box, area, score, clip_score, objectness)
+            written = quality if box_score else msgspec.UNSET
+            yield PseudoLabel(
+                first_id - number, image_id, category_id, box, area, score, clip_score, objectness, written
+            )
 
 
 def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:

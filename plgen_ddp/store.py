@@ -263,7 +263,9 @@ class PartWriter:
     The queue is bounded: a disk that cannot follow slows the rank down and does not fill its memory. Leave it as a
     context manager: it waits for what is queued, and raises here what went wrong there.
 
-    seconds, boxes: what writing took, and the boxes written, so far.
+    Attributes:
+        seconds: how long writing took so far.
+        boxes: how many boxes are written so far.
     """
 
     def __init__(self, store: RegionStore, depth: int = 2) -> None:

@@ -76,6 +76,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which prints for all ranks and writes what they share."""
         return self.rank == 0
 
     def close(self) -> None:
@@ -122,8 +123,13 @@ class World:
         return values if self.is_main else []
 
     def count(self, amount: int) -> int:
-        """Adds to a counter that all ranks share, without waiting for any of them; returns its new value."""
-        return self._store.add("images", amount)
+        """Adds to a counter that all ranks share, without waiting for any of them; returns its new value.
+
+        Raises:
+            PeerError: the process that holds the counter, torchrun itself or its first node's, has ended.
+        """
+        with self._peers():
+            return self._store.add("images", amount)
 
     def _raise_first(self, outcome: "_Outcome | None") -> None:
         """Raises the first error of any rank on every rank. Only messages travel: not every result can be pickled."""

@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from commands import REPOSITORY, command, environment, run
-from devices import DEVICES, needs_compiler
 from finished_runs import FinishedRun
-from small_datasets import COCO_MINI, SmallDataset, scenes_words, take_images
+from small_datasets import COCO_MINI, SmallDataset, scenes_words
 from tiny_models import TinyModels
-
-# Re-exports, until nothing imports them from here.
-__all__ = ["DEVICES", "REPOSITORY", "command", "needs_compiler", "run", "take_images"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,9 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and to be asked for: make test-gpu"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """A command that was called in this process may have changed it; results are compared to the last bit."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """One thread, before any fixture: a command that was called in this process may have changed it, and results are
+    compared to the last bit."""
     torch.set_num_threads(1)
 
 

@@ -61,6 +61,7 @@ def labels(*image_ids):
         np.tile([1.0, 2.0, 3.5, 4.0], (count, 1)),
         np.full(count, 0.9),
         np.full(count, 0.8),
+        np.full(count, 0.6),
         np.full(count, 0.7),
     )
 

@@ -197,5 +197,5 @@ def test_a_required_key_without_a_value_is_named(tmp_path):
 def test_an_unknown_config_is_named_with_the_nearest_or_all():
     with pytest.raises(UserError, match=r"no config file at coco_vlpm, .*; did you mean 'coco_vlplm'"):
         load_config("coco_vlpm")
-    with pytest.raises(UserError, match=r"no config file at x/b.yaml, .* the packaged configs are coco_marvelovd, "):
+    with pytest.raises(UserError, match=r"no config file at x/b.yaml, .* the packaged configs are .*coco_marvelovd, "):
         load_config("x/b.yaml")

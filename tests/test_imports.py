@@ -47,16 +47,17 @@ IMPORTERS = {
         "benchmark/seeded_models/clip_model.py",
     },
     "open_clip": {"encoders/open_clip.py"},
+    "sklearn": {"label/logistic.py"},
 }
 
 # What stage 2 is made of: no torch, no GPU.
 LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("records", "files", "errors", "config", "console", "coco", "image_files")),
-    *("plgen_ddp.store", "plgen_ddp.evaluation"),
+    *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
     *("launch.label", "launch.evaluate"),
 ]
-HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2"]
+HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]
 
 
 def imports_of(module: str) -> set[str]:

@@ -1,20 +1,15 @@
 """A user's mistake is one line that says what to write, before any model is built, and exit status 2."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from commands import REPOSITORY, call, command, launcher
+from commands import REPOSITORY, launcher
 from small_datasets import SCENES_JSON, scenes_words, take_scenes
 
 import plgen_ddp.score.mask_rcnn
-from plgen_ddp.store import RegionStore
 
 CONFIG = ["--config", str(REPOSITORY / "configs" / "coco_marvelovd.yaml")]
 
@@ -35,17 +30,6 @@ def words(tiny_models, tmp_path):
 def scored(two_rank_run, tmp_path):
     """Words of the same job as the finished run's, whose store lies in its output: no scoring is needed for them."""
     return [*two_rank_run.words, f"run.output={two_rank_run.copy(tmp_path / 'out')}"]
-
-
-@pytest.fixture
-def job_of(tiny_models, tmp_path):
-    """Words that score a small dataset and label nothing."""
-
-    def words(dataset):
-        output = [f"run.output={tmp_path}/out", "run.workers=0", "--no-label"]
-        return [*CONFIG, *tiny_models.words(), *dataset.words(), *output]
-
-    return words
 
 
 def refused(capsys, script, words):
@@ -78,7 +62,7 @@ def refused(capsys, script, words):
         ("label.annotations=nowhere.json", "label.annotations: cannot read nowhere.json"),
         (
             "label.templates=['" + "very " * 80 + "long {}']",
-            "label.vocabulary, label.templates: too long for CLIP.*'very very",
+            "label.vocabulary, label.templates: too long for the encoder.*'very very",
         ),
         ("label.output=/dev/null/labels.json", "label.output: cannot write into /dev/null"),
         ("label.output=/", "label.output: / is a folder"),
@@ -189,16 +173,6 @@ def test_labelling_without_a_store_says_how_to_make_one(words, capsys):
     assert "no region store at" in refused(capsys, "label", words)
 
 
-def test_a_json_without_annotations_is_no_mistake(scored, tmp_path):
-    data = json.loads(SCENES_JSON.read_text())
-    del data["annotations"]
-    path = tmp_path / "images_demo.json"
-    path.write_text(json.dumps(data))
-    call("score", *scored, f"data.annotations={path}")
-    rows = json.loads((tmp_path / "out" / "labels.json").read_text())["annotations"]
-    assert rows and all("confidence" in row for row in rows)
-
-
 def test_images_to_label_that_will_not_be_scored_are_named_before_scoring(words, capsys, tmp_path):
     data = take_scenes(3)
     for image in data["images"]:
@@ -208,36 +182,6 @@ def test_images_to_label_that_will_not_be_scored_are_named_before_scoring(words,
     line = refused(capsys, "score", [*words, "data.limit=null", f"label.annotations={path}"])
     assert "3 of 3 images of label.annotations are not in data.annotations" in line
     assert not (tmp_path / "out" / "store").exists()
-
-
-def test_dropping_boxes_of_low_objectness_leaves_the_labels_as_they_are(two_rank_run, tmp_path):
-    """With VL-PLM's weight 0.5 and threshold 0.8 no box of an objectness under 0.6 can be a label."""
-    images = 6
-    dropping = [
-        *two_rank_run.words,
-        f"data.limit={images}",
-        "detector.min_objectness=0.6",
-        f"run.output={tmp_path}/out",
-    ]
-    call("score", *dropping)
-    limited = [f"data.limit={images}", f"label.output={tmp_path}/whole.json"]
-    call("label", *two_rank_run.words, *limited, f"run.output={two_rank_run.output}")
-    whole, less = (json.loads(path.read_text()) for path in (tmp_path / "whole.json", tmp_path / "out" / "labels.json"))
-    made, kept = ([row for row in data["annotations"] if "confidence" in row] for data in (whole, less))
-    for before, after in zip(made, kept, strict=True):
-        # Other neighbours in a CLIP batch move an embedding's last bits, and nothing else.
-        moved = {key: pytest.approx(before[key], abs=1e-5) for key in ("confidence", "clip_score")}
-        assert after == {**before, **moved}
-    assert len(made) > 5
-    stores = [two_rank_run.store, RegionStore(tmp_path / "out" / "store")]
-    everything, rest = (
-        {row.image_id: row for path in one.part_paths() for row in one.read_part(path)} for one in stores
-    )
-    assert len(rest) == images
-    for image_id, after in rest.items():
-        above = everything[image_id].objectness >= 0.6
-        assert (after.objectness >= 0.6).all() and not above.all()
-        np.testing.assert_array_equal(after.boxes_xyxy, everything[image_id].boxes_xyxy[above])
 
 
 def test_the_json_to_label_is_never_written_over(small_dataset, words, capsys):
@@ -253,18 +197,6 @@ def test_options_under_which_a_crop_could_vanish_are_refused(words, capsys):
         assert "more than 1 pixel" in refused(capsys, "score", [*words, word])
 
 
-def test_images_of_one_line_and_of_five_pixels_are_scored(small_dataset, job_of, tmp_path):
-    dataset = small_dataset(1)
-    data = dataset.read()
-    for image_id, (height, width) in enumerate([(1, 3000), (3000, 1), (5, 5), (1, 1)], start=100):
-        data["images"].append({"id": image_id, "file_name": f"{image_id}.png", "height": height, "width": width})
-        pixels = np.random.default_rng(image_id).integers(0, 255, (height, width, 3), np.uint8)
-        cv2.imwrite(str(dataset.root / "demo" / f"{image_id}.png"), pixels)
-    dataset.write(data)
-    call("score", *job_of(dataset))
-    assert len(RegionStore(tmp_path / "out" / "store").part_of_images()) == 5
-
-
 def test_other_images_of_the_same_ids_are_noticed_by_their_sizes(scored, capsys, tmp_path):
     data = json.loads(SCENES_JSON.read_text())
     for image in data["images"]:
@@ -277,39 +209,9 @@ def test_other_images_of_the_same_ids_are_noticed_by_their_sizes(scored, capsys,
     assert "the store was made from other images" in line
 
 
-def test_a_file_name_that_no_disk_takes_is_a_failure(small_dataset, job_of, tmp_path):
-    dataset = small_dataset(2)
-    data = dataset.read()
-    data["images"][0]["file_name"] = "x" * 300 + ".jpg"
-    dataset.write(data)
-    call("score", *job_of(dataset), status=1)
-    assert [reason for _, _, reason in RegionStore(tmp_path / "out" / "store").failures()] == ["File name too long"]
-
-
 @pytest.mark.parametrize("word", ["label.templates=5", "label.templates=['a {.x}']", "label.temperature=inf"])
 def test_odd_values_are_one_line(words, word, capsys):
     assert word.split("=")[0] in refused(capsys, "score", [*words, word])
-
-
-def test_what_nobody_reads_costs_no_labels(scored, tmp_path):
-    """The reader of stdout and stderr has gone, as `head` does."""
-    labels = tmp_path / "out" / "labels.json"
-    expected = labels.read_bytes()
-    labels.unlink()
-    RegionStore(tmp_path / "out" / "store").part_paths()[0].unlink()
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(command("score.py", *scored), stdout=writer, stderr=writer, timeout=300, check=False)
-    os.close(writer)
-    assert done.returncode == 0
-    assert labels.read_bytes() == expected
-
-
-def test_failures_of_other_images_do_not_count(small_dataset, job_of):
-    dataset = small_dataset(3)
-    dataset.files()[2].write_bytes(b"")
-    call("score", *job_of(dataset), status=1)
-    call("score", *job_of(dataset), "data.limit=2")
 
 
 def test_a_world_without_torchrun_is_one_line(words, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from dataclasses import FrozenInstanceError, replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_similarity_has_a_known_rule():
 
 def test_pseudo_labels_are_columns_of_one_length():
     ids, scores = np.arange(3), np.linspace(0, 1, 3)
-    labels = PseudoLabels(ids, ids, np.arange(12.0).reshape(3, 4), scores, scores, scores)
+    labels = PseudoLabels(ids, ids, np.arange(12.0).reshape(3, 4), scores, scores, scores, scores)
     assert len(labels) == 3
     with pytest.raises(AssertionError, match=r"scores has shape \(2,\), expected \(3,\)"):
         replace(labels, scores=scores[:2])
@@ -59,8 +60,17 @@ def test_pseudo_labels_are_columns_of_one_length():
 def test_pseudo_labels_sort_by_image_and_keep_the_order_within_one():
     scores = np.array([0.9, 0.8, 0.7, 0.6])
     images = np.array([4, 2, 4, 2])
-    labels = PseudoLabels(images, np.arange(4), np.ones((4, 4)) * [[1, 1, 2, 3]], scores, scores, scores)
+    boxes = np.ones((4, 4)) * [[1, 1, 2, 3]]
+    labels = PseudoLabels(images, np.arange(4), boxes, scores, scores, scores / 2, scores)
     rows = list(PseudoLabels.concatenate([labels]).sorted_by_image().rows(first_id=-1))
     assert [(row.id, row.image_id, row.category_id) for row in rows] == [(-1, 2, 1), (-2, 2, 3), (-3, 4, 0), (-4, 4, 2)]
     assert {row.area for row in rows} == {6.0} and rows[0].bbox == [1, 1, 2, 3]
     assert len(PseudoLabels.concatenate([])) == 0
+
+
+def test_a_pseudo_label_has_its_box_score_only_when_it_is_asked_for():
+    column, scores = np.arange(1), np.array([0.5])
+    labels = PseudoLabels(column, column, np.ones((1, 4)), scores, scores, np.array([0.25]), scores)
+    (plain,), (whole,) = labels.rows(-1), labels.rows(-1, box_score=True)
+    assert "box_score" not in msgspec.to_builtins(plain)
+    assert msgspec.to_builtins(whole) == {**msgspec.to_builtins(plain), "box_score": 0.25}

@@ -29,6 +29,3 @@ class TinyModels:
             "detector.precision=fp32",
             "clip.precision=fp32",
         ]
-
-    # The old name of `words`, until nothing calls it.
-    overrides = words

@@ -11,10 +11,11 @@ from torchvision.ops import box_iou
 from plgen_ddp.benchmark.inputs import Inputs, preset
 from plgen_ddp.config import ClipConfig
 from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
-from plgen_ddp.label.labels import label_image
+from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.rule import Rule, name_table
 from plgen_ddp.label.text_embeddings import TextEmbeddings
 from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
-from plgen_ddp.records import PseudoLabels
+from plgen_ddp.records import PseudoLabels, Regions
 from plgen_ddp.store import RegionStore
 
 PRESETS = ("marvelovd", "vlplm")
@@ -115,7 +116,12 @@ def _labels(inputs: Inputs, store: RegionStore) -> Iterator[tuple[str, PseudoLab
         def text_encoder(options: ClipConfig = config.clip) -> Callable[[Sequence[str]], Tensor]:
             return load_encoder(options, fetch_encoder(options), torch.device("cpu"), "fp32").encode_texts
 
-        texts = cache.embed(vocabulary.words(), text_encoder)[: len(vocabulary.novel)]
-        ids = np.arange(len(vocabulary.novel))
-        labels = [label_image(image, texts, ids, manifest.similarity, config.label) for image in images]
-        yield name, PseudoLabels.concatenate(labels)
+        table = name_table(vocabulary, (), config.label)
+        rule = Rule(config.label, table, cache.embed(table.words, text_encoder), manifest.similarity)
+        yield name, PseudoLabels.concatenate([_label(image, rule) for image in images])
+
+
+def _label(image: Regions, rule: Rule) -> PseudoLabels:
+    scored = rule.score(image, rule.cosines(image), extent=(1, 1))  # the recipes look at no extent
+    kept = kept_boxes(image.boxes_xyxy, scored, np.empty((0, 4)), rule.options, rule.options.score_threshold)
+    return label_image(image, scored, kept, np.arange(rule.table.novel))

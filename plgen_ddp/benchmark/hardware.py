@@ -1,6 +1,5 @@
 """What figures were taken on: without it a figure means nothing."""
 
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 import plgen_ddp
+from plgen_ddp.label.job import available_cores
 
 # What decides a CPU's speed in products, as Linux names it.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
@@ -15,7 +15,7 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 def hardware() -> str:
     """One line: processor, cores, instructions, GPU, versions of torch and Python, and the commit in a checkout."""
-    words = [f"{os.cpu_count()} cores of {_processor()}"]
+    words = [f"{available_cores()} cores of {_processor()}"]
     if torch.cuda.is_available():
         words.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
     words.append(f"torch {torch.__version__}, Python {platform.python_version()}")

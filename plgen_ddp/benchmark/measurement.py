@@ -104,8 +104,3 @@ def resident_memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
         return 0
-
-
-def peak_gpu_memory(device: torch.device) -> int:
-    """The most bytes that this process has held on its GPU so far; 0 on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

@@ -21,6 +21,18 @@ NMS_IOU = 0.6
 CLIP_CHUNK = 1000
 
 
+class Recipe(NamedTuple):
+    """The options of stage 1, as the recipe has them."""
+
+    scales: Sequence[float] = (1.0, 1.5)  # of the crops of a box
+    refine_steps: int = 10  # how often the box head is applied
+    max_boxes: int = 100  # of an image, in RPN order
+    min_size: float = 5.0  # pixels; narrower or lower boxes are dropped
+
+
+RECIPE = Recipe()
+
+
 class ReferenceRegions(NamedTuple):
     """What stage 1 leaves of one image with n kept boxes."""
 
@@ -130,20 +142,21 @@ def reference_regions(
     clip_model: Any,
     preprocess: Callable[[Image.Image], Tensor],
     image_bgr: np.ndarray,
-    scales: Sequence[float] = (1.0, 1.5),
-    refine_steps: int = 10,
-    max_boxes: int = 100,
-    min_size: float = 5.0,
+    recipe: Recipe = RECIPE,
 ) -> ReferenceRegions:
     """Stage 1 of one image, uint8 (H, W, 3) BGR: refine all, keep the first `max_boxes`, clip, drop the small."""
-    boxes, objectness = reference_proposals(model, cfg, image_bgr, refine_steps)
-    boxes, objectness = boxes[:max_boxes], objectness[:max_boxes]
+    boxes, objectness = reference_proposals(model, cfg, image_bgr, recipe.refine_steps)
+    boxes, kept = _clip_and_drop(boxes[: recipe.max_boxes], image_bgr, recipe.min_size)
+    embeddings = reference_region_embeddings(clip_model, preprocess, image_bgr, boxes, recipe.scales)
+    return ReferenceRegions(boxes, objectness[: recipe.max_boxes][kept], embeddings)
+
+
+def _clip_and_drop(boxes_xyxy: Tensor, image_bgr: np.ndarray, min_size: float) -> tuple[Tensor, Tensor]:
+    """The boxes (n, 4), clipped to the image, without those under `min_size`; and which these are, bool (n,)."""
     height, width = image_bgr.shape[:2]
-    boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+    boxes = torch.minimum(boxes_xyxy.clamp(min=0), boxes_xyxy.new_tensor([width, height, width, height]))
     kept = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
-    boxes, objectness = boxes[kept], objectness[kept]
-    embeddings = reference_region_embeddings(clip_model, preprocess, image_bgr, boxes, scales)
-    return ReferenceRegions(boxes, objectness, embeddings)
+    return boxes[kept], kept
 
 
 @torch.no_grad()
@@ -153,10 +166,7 @@ def reference_evidence(
     clip_model: Any,
     preprocess: Callable[[Image.Image], Tensor],
     image_bgr: np.ndarray,
-    scales: Sequence[float] = (1.0, 1.5),
-    refine_steps: int = 10,
-    max_boxes: int = 100,
-    min_size: float = 5.0,
+    recipe: Recipe = RECIPE,
 ) -> ReferenceEvidence:
     """The evidence for the boxes that `reference_regions` returns with the same arguments.
 
@@ -170,7 +180,7 @@ def reference_evidence(
     hook = rpn.rpn_head.register_forward_hook(lambda module, inputs, outputs: head_outputs.append(outputs))
     proposals, _ = rpn(images, features, None)
     hook.remove()
-    proposed = proposals[0].proposal_boxes.tensor[:max_boxes]
+    proposed = proposals[0].proposal_boxes.tensor[: recipe.max_boxes]
 
     # All boxes that the RPN chooses from: of every level the best, clipped.
     ((logits, deltas),) = head_outputs
@@ -187,7 +197,7 @@ def reference_evidence(
 
     refined, foreground, last_move = proposed, None, None
     levels = [features[name] for name in heads.box_in_features]
-    for _ in range(refine_steps if len(proposed) else 0):
+    for _ in range(recipe.refine_steps if len(proposed) else 0):
         pooled = heads.box_pooler(levels, [Boxes(refined)])
         class_logits, moves = heads.box_predictor(heads.box_head(pooled))
         before, refined = refined, heads.box_predictor.box2box_transform.apply_deltas(moves, refined)
@@ -206,10 +216,9 @@ def reference_evidence(
     height, width = image_bgr.shape[:2]
     input_height, input_width = images.image_sizes[0]
     boxes = (refined * refined.new_tensor([width / input_width, height / input_height]).repeat(2)).cpu()
-    boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
-    kept = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(dim=1)
+    boxes, kept = _clip_and_drop(boxes, image_bgr, recipe.min_size)
     first, second = (
-        reference_region_embeddings(clip_model, preprocess, image_bgr, boxes[kept], [scale]) for scale in scales[:2]
+        reference_region_embeddings(clip_model, preprocess, image_bgr, boxes, [scale]) for scale in recipe.scales[:2]
     )
     return ReferenceEvidence(
         None if foreground is None else foreground.cpu()[kept],

@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from plgen_ddp.benchmark.inputs import preset
-from plgen_ddp.benchmark.measurement import STAGES, Measurement, peak_gpu_memory, resident_memory
+from plgen_ddp.benchmark.measurement import STAGES, Measurement, resident_memory
 from plgen_ddp.benchmark.reference_recipe import reference_regions
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.console import one_line_errors
-from plgen_ddp.device import peak_memory, prepare_device
+from plgen_ddp.device import peak_gpu_memory, peak_memory, prepare_device
 from plgen_ddp.image_files import ImageIndex, index_images
 from plgen_ddp.label.job import available_cores
 from plgen_ddp.options import given

@@ -22,7 +22,9 @@ from plgen_ddp.image_files import index_images
 from plgen_ddp.options import given
 from plgen_ddp.report.pictures import draw_boxes
 
-CONFIG = "configs/demo.yaml"
+CONFIG = "demo"
+# The scripts of launch/ by the name they are installed under: they start from any folder, without a checkout too.
+SCORE, LABEL = "plgen_ddp.launch.score", "plgen_ddp.launch.label"
 VLPLM = ["label.objectness_weight=0.5", "label.score_threshold=0.8"]
 # Three of the six novel names under other prompts; the base names only take their share of the probability.
 OTHER_WORDS = [
@@ -33,23 +35,24 @@ PICTURES = 6
 
 
 def main() -> int:
+    """Runs the demo's commands, evaluates and draws their labels. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2, help="processes of the scoring")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="options of configs/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="options of the config demo")
     options = parser.parse_intermixed_args()
     with one_line_errors():
         config = load_config(CONFIG, options.overrides, ("data.annotations", "data.image_root", "run.output"))
     output = Path(given(config.run.output))
     files = {preset: output / f"labels_{preset}.json" for preset in ("marvelovd", "vlplm", "other_words")}
-    score = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}", "launch/score.py"]
+    score = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}", "-m", SCORE]
     words = ["--config", CONFIG, *options.overrides]
 
     seconds = {
         "marvelovd": _run([*score, *words, f"label.output={files['marvelovd']}"]),
-        "vlplm": _run(["launch/label.py", *words, *VLPLM, f"label.output={files['vlplm']}"]),
+        "vlplm": _run(["-m", LABEL, *words, *VLPLM, f"label.output={files['vlplm']}"]),
     }
     print("\nEncode once, label many: other names and prompts over the same store.")
-    _run(["launch/label.py", *words, *OTHER_WORDS, f"label.output={files['other_words']}"])
+    _run(["-m", LABEL, *words, *OTHER_WORDS, f"label.output={files['other_words']}"])
 
     metrics = {}
     for preset, taken in seconds.items():

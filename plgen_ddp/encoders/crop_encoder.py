@@ -35,7 +35,7 @@ class CropEncoder:
         return self._embed(crops_bgr)
 
     def compile(self, batch_size: int) -> None:
-        """Compiles the call for batches of so many crops, now.
+        """Compiles the call for batches of `batch_size` crops, now.
 
         Raises:
             UserError: torch.compile failed, mostly for want of a working compiler.

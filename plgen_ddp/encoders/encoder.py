@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from plgen_ddp.errors import UserError
 from plgen_ddp.records import Similarity
 
 
@@ -47,6 +48,14 @@ def filled_up(tokens: Tensor, fewest: int = 16) -> Tensor:
     return torch.cat([tokens, tokens[-1:].expand(fewest - len(tokens), -1)]) if len(tokens) < fewest else tokens
 
 
+def too_long(prompt: str, context_length: int) -> UserError:
+    """The error for a prompt that does not fit a model's context of `context_length` tokens."""
+    return UserError(
+        f"label.vocabulary, label.templates: too long for the encoder, which reads {context_length} tokens: "
+        f"{prompt[:60]!r}..."
+    )
+
+
 class Encoder(Protocol):
     """A model with an image tower and a text tower, on one device in one precision."""
 
@@ -70,7 +79,7 @@ class Encoder(Protocol):
         ...
 
     def compile(self, batch_size: int) -> None:
-        """Compiles `encode_images` for batches of so many crops, now.
+        """Compiles `encode_images` for batches of `batch_size` crops, now.
 
         Raises:
             UserError: torch.compile failed, mostly for want of a working compiler.
@@ -78,5 +87,8 @@ class Encoder(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What decides the embeddings beside the options of `clip`: weights by SHA-256, precision, and the like."""
+        """Everything that decides the embeddings: `deciding` of the options of `clip`, files by SHA-256, the precision.
+
+        It is all that the store's identity says about the encoder; see `plgen_ddp.options.deciding`.
+        """
         ...

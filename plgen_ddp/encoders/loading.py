@@ -46,7 +46,7 @@ def load_encoder(options: ClipConfig, weights: Path, device: torch.device, preci
 
 
 def check_prompts(options: ClipConfig, prompts: Sequence[str]) -> None:
-    """Needs the model's tokenizer, not its weights.
+    """Checks that every prompt fits the context of `clip.model`. Needs its tokenizer, not its weights.
 
     Raises:
         UserError: a prompt is longer than the context of `clip.model`.
@@ -58,7 +58,7 @@ def check_prompts(options: ClipConfig, prompts: Sequence[str]) -> None:
         return
     from plgen_ddp.encoders import openai_clip
 
-    openai_clip.check_prompts(prompts)
+    openai_clip.tokenize(prompts)
 
 
 def _by_open_clip(options: ClipConfig) -> bool:

@@ -122,7 +122,8 @@ def fetch_open_clip(options: ClipConfig) -> Path:
 
 
 def check_prompts(options: ClipConfig, prompts: Sequence[str]) -> None:
-    """
+    """Checks that the model's tokenizer can hold every prompt; needs no weights.
+
     Raises:
         UserError: a prompt is longer than the model's context.
     """
@@ -161,7 +162,7 @@ class OpenClipModel:
         self.dim: int = self.encode_images(torch.zeros(1, 3, side, side, dtype=torch.uint8)).shape[1]
 
     def compile(self, batch_size: int) -> None:
-        """Compiles `encode_images` for batches of so many crops, now; see `CropEncoder.compile`."""
+        """Compiles `encode_images` for batches of `batch_size` crops, now; see `CropEncoder.compile`."""
         self._crops.compile(batch_size)
 
     def identity(self) -> dict[str, Any]:
@@ -236,7 +237,8 @@ def _pooling(tower: Any) -> tuple[str, int]:
 
 
 def _parse(model: str) -> _Model:
-    """
+    """The model that the value of `clip.model` means.
+
     Raises:
         UserError: an unknown MODEL or TAG, with the nearest known one; a folder without an open_clip_config.json.
     """
@@ -244,7 +246,9 @@ def _parse(model: str) -> _Model:
     if name.startswith(_FOLDER):
         path = Path(name.removeprefix(_FOLDER), "open_clip_config.json")
         try:
-            return _Model(name, None, json.loads(path.read_text(encoding="utf-8"))["model_cfg"])
+            config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+            _ = config["text_cfg"], config["vision_cfg"]  # or it is no model's
+            return _Model(name, None, config)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"clip.model: cannot read a model_cfg from {path}: {one_line(error)}") from None
     name, _, tag = name.partition("/")
@@ -337,7 +341,8 @@ def _similarity(model: Any) -> Similarity:
 
 
 def _tokenizer(options: ClipConfig, source: _Model) -> Tokenizer:
-    """
+    """The tokenizer of `clip.tokenizer`, or the model's own.
+
     Raises:
         UserError: `clip.tokenizer` is no tokenizer, or it is not set and cannot be downloaded.
     """

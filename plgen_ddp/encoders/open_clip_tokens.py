@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plgen_ddp.errors import UserError
+from plgen_ddp.encoders.encoder import too_long
+from plgen_ddp.errors import UserError, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,7 @@ class Tokenizer:
         for row, prompt in zip(tokens, prompts, strict=True):
             ids = self.encode(prompt)
             if len(ids) > self.context_length:
-                raise UserError(
-                    f"label.vocabulary, label.templates: too long for CLIP, which reads {self.context_length} tokens: "
-                    f"{prompt[:60]!r}..."
-                )
+                raise too_long(prompt, self.context_length)
             row[: len(ids)] = torch.tensor(ids)
         return tokens
 
@@ -76,7 +74,7 @@ def read_tokenizer(
     try:
         parsed = Parsed.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
-        raise UserError(f"clip.tokenizer: {file} is not a tokenizer.json: {str(error)[:200]}") from None
+        raise UserError(f"clip.tokenizer: {file} is not a tokenizer.json: {one_line(error)}") from None
     padding = parsed.padding or {}
     parsed.no_padding()
     parsed.no_truncation()
@@ -106,7 +104,10 @@ def _pad_id(file: Path, token_to_id: Callable[[str], int | None]) -> int | None:
     names = ["<pad>", "[PAD]"]
     beside = file.with_name("tokenizer_config.json")
     if beside.is_file():
-        named = json.loads(beside.read_text(encoding="utf-8")).get("pad_token")
+        try:
+            named = json.loads(beside.read_text(encoding="utf-8")).get("pad_token")
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"clip.tokenizer: {beside} is not a JSON mapping: {one_line(error)}") from None
         named = named.get("content") if isinstance(named, dict) else named
         names = [named, *names] if isinstance(named, str) else names
     return next((token_to_id(name) for name in names if token_to_id(name) is not None), None)

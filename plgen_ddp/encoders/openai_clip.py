@@ -1,4 +1,4 @@
-"""OpenAI's CLIP, by name or file: image crops and prompts to unit-length embeddings. The only importer of clip."""
+"""OpenAI's CLIP, by name or file: crops and prompts to unit-length embeddings. Stage 1's only importer of clip."""
 
 import urllib.error
 import warnings
@@ -16,17 +16,23 @@ from plgen_ddp.config import ClipConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.device import DTYPES
 from plgen_ddp.encoders.crop_encoder import CropEncoder
-from plgen_ddp.encoders.encoder import Preprocessing, causal_length, filled_up
+from plgen_ddp.encoders.encoder import Preprocessing, causal_length, filled_up, too_long
 from plgen_ddp.encoders.vision_transformer import attention, class_token, prepare_tower
-from plgen_ddp.errors import UserError, one_line, suggestion
+from plgen_ddp.errors import UserError, first_sentence, one_line, suggestion
 from plgen_ddp.files import file_sha256
 from plgen_ddp.options import deciding
 from plgen_ddp.records import Similarity
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # clip warns of pkg_resources at import, which no user of this package can mend
-    import clip
-    from clip.model import VisionTransformer
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clip warns of pkg_resources at import, which no user of this package can mend
+        import clip
+        from clip.model import VisionTransformer
+except ImportError as error:
+    raise UserError(
+        f"clip.model: OpenAI's module clip cannot be imported ({one_line(error)}): pip install clip-anytorch; the "
+        "package that PyPI calls clip is another one"
+    ) from None
 
 # OpenAI's preprocessing, on RGB in [0, 1].
 _MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
@@ -81,7 +87,7 @@ def activation_of(options: ClipConfig, weights: Path) -> str | None:
     return "quick_gelu" if any(b"torch.sigmoid(" in text for text in code) else None
 
 
-def check_prompts(prompts: Sequence[str], context_length: int = 77) -> Tensor:
+def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
     """The tokens int (k, context_length) of prompts; all of OpenAI's models take 77.
 
     Raises:
@@ -90,11 +96,7 @@ def check_prompts(prompts: Sequence[str], context_length: int = 77) -> Tensor:
     try:
         return clip.tokenize(list(prompts), context_length=context_length)
     except RuntimeError:  # its only one
-        longest = max(prompts, key=len)
-        raise UserError(
-            f"label.vocabulary, label.templates: too long for CLIP, which reads {context_length} tokens: "
-            f"{longest[:60]!r}..."
-        ) from None
+        raise too_long(max(prompts, key=len), context_length) from None
 
 
 class ClipModel:
@@ -123,7 +125,7 @@ class ClipModel:
                 model, _ = clip.load(str(weights), device="cpu")
         except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, UnpicklingError, EOFError) as error:
             raise UserError(
-                f"clip.model: {weights} is not a CLIP checkpoint as OpenAI's module reads it: {one_line(error)}; "
+                f"clip.model: {weights} is not a CLIP checkpoint as OpenAI's module reads it: {first_sentence(error)}; "
                 "one that open_clip wrote is clip.model=open_clip:MODEL clip.weights=FILE"
             ) from None
         model.eval().requires_grad_(False)
@@ -141,7 +143,7 @@ class ClipModel:
         self._crops = CropEncoder(self._image_features, self.preprocessing, device)
 
     def compile(self, batch_size: int) -> None:
-        """Compiles `encode_images` for batches of so many crops, now; see `CropEncoder.compile`."""
+        """Compiles `encode_images` for batches of `batch_size` crops, now; see `CropEncoder.compile`."""
         self._crops.compile(batch_size)
 
     def identity(self) -> dict[str, Any]:
@@ -165,7 +167,7 @@ class ClipModel:
         Raises:
             UserError: a prompt longer than CLIP's context.
         """
-        tokens = filled_up(check_prompts(prompts, self._model.context_length))
+        tokens = filled_up(tokenize(prompts, self._model.context_length))
         ends = tokens.argmax(dim=-1)  # the end token is the largest
         length = causal_length(int(ends.max()), self._model.context_length)
         features = self._text_features(tokens[:, :length].to(self._device), ends.to(self._device))

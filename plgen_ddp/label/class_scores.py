@@ -1,41 +1,71 @@
-"""Which name a region has: its embedding against the text embeddings of all names."""
+"""Which name a region has: cosines of its embedding with names, as a probability for each name.
+
+Three rules, chosen by `label.class_score`. All take cosines and give, for each region, one of the names that are asked
+for and its probability. Names are asked for as columns, so the same rules also score base names as if they were novel.
+"""
 
 import numpy as np
 
 from plgen_ddp.records import Similarity
 
 
-def best_names(
-    embeddings: np.ndarray, text_embeddings: np.ndarray, similarity: Similarity, novel: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest novel name of each region.
-
-    Args:
-        embeddings: (n, d), unit length up to rounding.
-        text_embeddings: float32 (c, d), unit length.
-        similarity: a softmax is over all c names; a sigmoid is of each name alone.
-        novel: only the first so many names can be chosen. The others take their share of a softmax.
-
-    Returns:
-        (index int64 (n,) into the novel names, its probability float64 (n,)).
-    """
-    logits = cosines(embeddings, text_embeddings).astype(np.float64) / similarity.temperature
-    rows = np.arange(len(logits))
-    if similarity.rule == "sigmoid":
-        best = logits[:, :novel].argmax(axis=1)
-        return best, 1 / (1 + np.exp(-(logits[rows, best] + similarity.bias)))
-    logits -= logits.max(axis=1, keepdims=True)
-    likelihoods = np.exp(logits)
-    best = likelihoods[:, :novel].argmax(axis=1)
-    return best, likelihoods[rows, best] / likelihoods.sum(axis=1)
-
-
 def cosines(embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
-    """Cosines float32 (n, c) of regions (n, d) and names (c, d).
+    """Cosines float64 (n, c) of regions (n, d) and names float32 (c, d), each a float32 value.
 
     A product sums in another order for another number of rows. Summed in float64 and rounded to float32, a cosine
     hides that, so a region's name does not depend on the other regions of its image.
     """
     regions = embeddings.astype(np.float64)
     regions /= np.maximum(np.linalg.norm(regions, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    return (regions @ text_embeddings.T.astype(np.float64)).astype(np.float32)
+    return (regions @ text_embeddings.T.astype(np.float64)).astype(np.float32).astype(np.float64)
+
+
+def probabilities(cosine: np.ndarray, similarity: Similarity) -> np.ndarray:
+    """Probabilities float64 (n, c) of cosines float64 (n, c): a softmax over the columns, or a sigmoid of each."""
+    logits = cosine / similarity.temperature
+    if similarity.rule == "sigmoid":
+        return 1 / (1 + np.exp(-(logits + similarity.bias)))
+    logits -= logits.max(axis=1, keepdims=True)
+    likelihoods = np.exp(logits)
+    return likelihoods / likelihoods.sum(axis=1, keepdims=True)
+
+
+def best_names(probability: np.ndarray, asked: int) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest of the first `asked` names.
+
+    Args:
+        probability: float64 (n, c).
+
+    Returns:
+        (index int64 (n,), its probability float64 (n,)).
+    """
+    best = probability[:, :asked].argmax(axis=1)
+    return best, probability[np.arange(len(best)), best]
+
+
+def hierarchical(
+    probability: np.ndarray,
+    super_probability: np.ndarray,
+    super_of: np.ndarray,
+    sub_probability: np.ndarray,
+    sub_of: np.ndarray,
+) -> np.ndarray:
+    """Probabilities that rise where super names, names and sub names agree and fall where they do not.
+
+    HCC (arXiv 2604.23344): z(n) is the largest probability of n's own words in one softmax over all words of a level;
+    r(n) = p(n) z(n) / sum over m of p(m) z(m); the result is the mean of r over the two levels.
+
+    Args:
+        probability: float64 (n, c), of the names.
+        super_probability, sub_probability: float64 (n, words), each level's own softmax.
+        super_of, sub_of: int64 (words,), whose word it is, an index into the names. Every name has at least one.
+
+    Returns:
+        float64 (n, c).
+    """
+    levels = []
+    for of_words, owner in ((super_probability, super_of), (sub_probability, sub_of)):
+        largest = np.stack([of_words[:, owner == name].max(axis=1) for name in range(probability.shape[1])], axis=1)
+        joint = probability * largest
+        levels.append(joint / np.maximum(joint.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+    return (levels[0] + levels[1]) / 2

@@ -5,9 +5,9 @@ with it torch, is loaded only for names that the store has not seen.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,22 @@ from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output, file_sha256
 from plgen_ddp.image_files import dataset_digest
-from plgen_ddp.label.labels import label_image
+from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
+from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
+from plgen_ddp.label.box_scores import no_evidence
+from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
+from plgen_ddp.label.rule import NameTable, Rule, name_table
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
+from plgen_ddp.label.thresholds import ChosenThreshold
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
 from plgen_ddp.options import given, require
-from plgen_ddp.records import LabelSummary, PseudoLabels, Regions, Similarity
+from plgen_ddp.records import LabelSummary, PseudoLabels, Regions
 from plgen_ddp.store import Manifest, RegionStore, store_of
+
+# Images of the store that teach a rule about base names, about; parts hold at most so many.
+_SAMPLE = 4000
+_IMAGES_PER_PART = 64
 
 # Options that have no default and that every labelling needs.
 LABELLING_REQUIRES = ("label.vocabulary", "label.templates", "run.output")
@@ -44,7 +54,8 @@ class LabelPlan:
         digest: of its images, as the store's manifest has it.
         vocabulary, templates: the names and the prompts around them.
         novel_ids: category ids of the novel names, int64, in the vocabulary's order.
-        base_ids: category ids whose annotations stay.
+        base_ids: category ids whose annotations stay. base_names: their names, in the JSON's order.
+        table: the words whose text embeddings the rule looks at.
     """
 
     config: Config
@@ -56,7 +67,9 @@ class LabelPlan:
     vocabulary: Vocabulary
     templates: tuple[str, ...]
     novel_ids: np.ndarray
-    base_ids: set[int]
+    base_ids: list[int]
+    base_names: list[str]
+    table: NameTable
 
 
 def plan_labelling(config: Config) -> LabelPlan:
@@ -79,7 +92,11 @@ def plan_labelling(config: Config) -> LabelPlan:
     check_output(output, "label.output", inputs)
     coco.annotation_keys()  # a mistake in them must show before the work
     vocabulary = read_vocabulary(config)
-    novel_ids, base_ids = vocabulary.category_ids(coco.categories())
+    categories = coco.categories()
+    novel_ids, base_ids = vocabulary.category_ids(categories)
+    base = [category for category in categories if category.id in base_ids]
+    base_names = [category.name for category in base]
+    table = name_table(vocabulary, base_names, config.label)
     images = coco.images()
     return LabelPlan(
         config=config,
@@ -91,7 +108,9 @@ def plan_labelling(config: Config) -> LabelPlan:
         vocabulary=vocabulary,
         templates=read_templates(config),
         novel_ids=np.array(novel_ids, np.int64),
-        base_ids=base_ids,
+        base_ids=[category.id for category in base],
+        base_names=base_names,
+        table=table,
     )
 
 
@@ -99,14 +118,15 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
     """Checks the labelling that is to follow the scoring of the images `scored`, int64 (n,): now, not hours later.
 
     Raises:
-        UserError: what `plan_labelling` raises, images to label that will not be scored, or a prompt that is too long
-            for the encoder.
+        UserError: what `plan_labelling` raises, evidence that boxes from a file do not have, images to label that will
+            not be scored, or a prompt that is too long for the encoder.
     """
     from plgen_ddp.encoders.loading import check_prompts  # only here: labelling alone may need no torch
 
     plan = plan_labelling(config)
-    words = plan.vocabulary.words()
-    check_prompts(config.clip, [text for names in words for text in prompts(names, plan.templates)])
+    if config.proposals.source is not None and config.label.box_score in ("foreground", "agreement"):
+        raise no_evidence(config.label.box_score)
+    check_prompts(config.clip, [text for names in plan.table.words for text in prompts(names, plan.templates)])
     absent = sorted(set(plan.image_ids) - set(scored.tolist()))
     if absent and not config.label.allow_partial:
         raise UserError(
@@ -141,14 +161,23 @@ def label_store(plan: LabelPlan) -> LabelSummary:
     text_embeddings = embed_names(plan)
     wanted = set(plan.image_ids)
     paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
-    labels, failed = _label_parts(plan, store, paths, wanted, text_embeddings, manifest.similarity)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
+        # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
+        # cores.
+        work = _Work(plan, store, wanted, _base_boxes(plan), pool)
+        rule = Rule(plan.config.label, plan.table, text_embeddings, manifest.similarity)
+        rule, chosen = _prepare_rule(work, rule, paths)
+        threshold = chosen.threshold if chosen else plan.config.label.score_threshold
+        labels, scored = _label_parts(work, rule, threshold, paths)
+    failed = len(plan.image_ids) - len(absent) - scored
     everything = len(plan.image_ids) == len(plan.extents)
     base_annotations = plan.coco.write_labelled(
         plan.output,
-        plan.base_ids,
+        set(plan.base_ids),
         labels,
-        _provenance(plan, manifest, len(labels), failed, len(absent)),
+        _provenance(plan, manifest, rule, chosen, len(labels), failed, len(absent)),
         image_ids=None if everything else plan.image_ids,
+        box_score=plan.config.label.box_score != "objectness",
     )
     return LabelSummary(plan.output, len(plan.image_ids), failed, len(labels), base_annotations)
 
@@ -163,7 +192,7 @@ def embed_names(plan: LabelPlan) -> np.ndarray:
     manifest = store.manifest()
     precision = plan.config.clip.text_precision
     cache = TextEmbeddings(store.folder / "vocabulary", plan.templates, manifest.dim, precision)
-    return cache.embed(plan.vocabulary.words(), lambda: _load_text_encoder(plan, manifest))
+    return cache.embed(plan.table.words, lambda: _load_text_encoder(plan, manifest))
 
 
 def available_cores() -> int:
@@ -192,32 +221,99 @@ def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:
     return sorted(set(image_ids) & {image.id for image in scored})
 
 
-def _label_parts(
-    plan: LabelPlan,
-    store: RegionStore,
-    paths: Sequence[Path],
-    wanted: set[int],
-    text_embeddings: np.ndarray,
-    similarity: Similarity,
-) -> tuple[PseudoLabels, int]:
-    """The pseudo labels of the wanted images in these parts, by image id, and how many of the images had failed."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every pass over the store needs."""
+
+    plan: LabelPlan
+    store: RegionStore
+    wanted: set[int]
+    base: BaseBoxes | None
+    pool: ThreadPoolExecutor
+
+    def images(self, path: Path) -> Iterator[tuple[Regions, tuple[int, int]]]:
+        """The wanted images of a part that were scored, each with its (width, height)."""
+        for image in self.store.read_part(path):
+            if image.image_id in self.wanted and image.failure is None:
+                _check_extent(self.plan, image)
+                yield image, self.plan.extents[image.image_id]
+
+    def base_of(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """The base annotations of an image, where the rule looks at them; see `BaseBoxes.of_image`."""
+        return _NO_BASE if self.base is None else self.base.of_image(image_id)
+
+
+_NO_BASE = (np.empty((0, 4)), np.empty(0, np.int64))
+
+
+def _base_boxes(plan: LabelPlan) -> BaseBoxes | None:
+    options = plan.config.label
+    suppresses = {"base_iou", "base_inside"} & set(options.suppress)
+    learns = options.box_score in ("learned", "verified") or options.threshold != "fixed"
+    return read_base_boxes(plan.coco, plan.base_ids) if suppresses or learns else None
+
+
+def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule, ChosenThreshold | None]:
+    """The rule with all that it learns from the store, and the threshold that base names choose, if they are to."""
+    options = rule.options
+    if options.class_score == "retrieved" and options.box_score != "verified":
+        rule = replace(rule, name_classifiers=train_names(_nearest_boxes(work, rule, paths)))
+    if options.box_score not in ("learned", "verified") and options.threshold == "fixed":
+        return rule, None
+
+    def read(path: Path) -> list[SampledImage]:
+        found = []
+        for image, extent in work.images(path):
+            boxes, names = work.base_of(image.image_id)
+            if len(names):
+                bare = replace(image, embeddings=np.empty((len(image.objectness), 0), np.float16))
+                found.append(SampledImage(bare, rule.cosines(image), extent, boxes, names))
+        return found
+
+    sample: list[SampledImage] = []
+    # Every so many-th part first, then those between, until there are enough images.
+    step = max(1, len(paths) * _IMAGES_PER_PART // _SAMPLE)
+    for start in range(step):
+        for images in work.pool.map(read, paths[start::step]):
+            sample += images
+        if len(sample) >= _SAMPLE // 2:
+            break
+    rule = learn_from_base(rule, sample)
+    return rule, choose_threshold(rule, sample) if options.threshold != "fixed" else None
+
+
+def _nearest_boxes(work: _Work, rule: Rule, paths: Sequence[Path]) -> NearestBoxes:
+    """The boxes of the whole store that are nearest to each novel and base name."""
+    names, dim = rule.table.novel + rule.table.base, rule.text_embeddings.shape[1]
+
+    def of_part(path: Path) -> NearestBoxes:
+        cosines, embeddings = [np.empty((0, names))], [np.empty((0, dim), np.float16)]
+        for image, _ in work.images(path):
+            likely = image.objectness >= MIN_OBJECTNESS
+            cosines.append(rule.cosines(image)[likely, :names])
+            embeddings.append(image.embeddings[likely])
+        return nearest_boxes(np.concatenate(cosines), np.concatenate(embeddings))
+
+    nothing = nearest_boxes(np.empty((0, names)), np.empty((0, dim), np.float16))
+    return merge(nothing, work.pool.map(of_part, paths))
+
+
+def _label_parts(work: _Work, rule: Rule, threshold: float, paths: Sequence[Path]) -> tuple[PseudoLabels, int]:
+    """The pseudo labels of the wanted images in these parts, by image id, and how many of them stage 1 had scored."""
 
     def label_part(path: Path) -> tuple[PseudoLabels, int]:
-        images = [image for image in store.read_part(path) if image.image_id in wanted]
-        scored = [image for image in images if image.failure is None]
-        for image in scored:
-            _check_extent(plan, image)
-        labels = [
-            label_image(image, text_embeddings, plan.novel_ids, similarity, plan.config.label) for image in scored
-        ]
-        return PseudoLabels.concatenate(labels), len(images) - len(scored)
+        labels, done = [], 0
+        for image, extent in work.images(path):
+            scored = rule.score(image, rule.cosines(image), extent)
+            base_boxes, _ = work.base_of(image.image_id)
+            kept = kept_boxes(image.boxes_xyxy, scored, base_boxes, rule.options, threshold)
+            labels.append(label_image(image, scored, kept, work.plan.novel_ids))
+            done += 1
+        return PseudoLabels.concatenate(labels), done
 
-    # The parts are the parallelism. One BLAS thread in each of them also keeps the products' bits the same on any
-    # number of cores.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
-        results = list(pool.map(label_part, paths))
+    results = list(work.pool.map(label_part, paths))
     labels = PseudoLabels.concatenate([labels for labels, _ in results]).sorted_by_image()
-    return labels, sum(failed for _, failed in results)
+    return labels, sum(done for _, done in results)
 
 
 def _check_extent(plan: LabelPlan, image: Regions) -> None:
@@ -252,26 +348,45 @@ def _load_text_encoder(plan: LabelPlan, manifest: Manifest) -> Callable[[Sequenc
     return lambda texts: encoder.encode_texts(texts).cpu().numpy()
 
 
-def _provenance(plan: LabelPlan, manifest: Manifest, labels: int, failed: int, absent: int) -> dict[str, Any]:
+def _provenance(
+    plan: LabelPlan,
+    manifest: Manifest,
+    rule: Rule,
+    chosen: ChosenThreshold | None,
+    labels: int,
+    failed: int,
+    absent: int,
+) -> dict[str, Any]:
     """What made the file. No paths, dates or machine names: the same inputs give the same bytes."""
-    label, vocabulary = plan.config.label, plan.vocabulary
     return {
         "version": __version__,
         "store": {"fingerprint": manifest.fingerprint(), "versions": manifest.versions, **manifest.identity},
         "annotations": {"name": plan.coco.path.name, "sha256": plan.coco.sha256},
-        "label": {
-            "similarity": manifest.similarity.rule,
-            "temperature": label.temperature or manifest.similarity.temperature,
-            "objectness_weight": label.objectness_weight,
-            "score_threshold": label.score_threshold,
-            "nms_iou": label.nms_iou,
-            "novel": list(vocabulary.novel),
-            "base": "all others" if vocabulary.base is None else list(vocabulary.base),
-            "distractors": list(vocabulary.distractors),
-            "aliases": {name: list(words) for name, words in vocabulary.aliases.items()},
-            "templates": list(plan.templates),
-        },
+        "label": _settings(plan, rule, chosen),
         "pseudo_labels": labels,
         "images_failed": failed,
         "images_not_scored": absent,
+    }
+
+
+def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None) -> dict[str, Any]:
+    """What decided the labels: the rule's options, what was learned, the names and prompts."""
+    label, vocabulary = plan.config.label, plan.vocabulary
+    left_out = ("annotations", "vocabulary", "templates", "allow_partial", "output")
+    settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}
+    settings |= {"similarity": rule.similarity.rule, "temperature": rule.similarity.temperature}
+    if chosen is not None:
+        settings |= {"score_threshold": chosen.threshold, "on_base_names": asdict(chosen)}
+    if rule.classifier is not None:
+        settings["classifier"] = rule.classifier.described()
+    if plan.table.levels:
+        names = [*vocabulary.novel, *(plan.base_names if "base" in plan.table.levels else ())]
+        for level, words in (("supers", vocabulary.supers), ("subs", vocabulary.subs)):
+            settings[level] = {name: list(words[name]) for name in names}
+    return settings | {
+        "novel": list(vocabulary.novel),
+        "base": "all others" if vocabulary.base is None else list(vocabulary.base),
+        "distractors": list(vocabulary.distractors),
+        "aliases": {name: list(words) for name, words in vocabulary.aliases.items()},
+        "templates": list(plan.templates),
     }

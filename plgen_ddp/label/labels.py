@@ -3,13 +3,15 @@
 VL-PLM and MarvelOVD differ in two numbers of it: the weight of objectness in the score, and the threshold.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
+from plgen_ddp.boxes import covered, ious
 from plgen_ddp.config import LabelConfig
-from plgen_ddp.label.class_scores import best_names
-from plgen_ddp.records import PseudoLabels, Regions, Similarity
+from plgen_ddp.label.rule import ScoredBoxes
+from plgen_ddp.records import PseudoLabels, Regions
+
+INSIDE = 0.8
+"""From this share of its area on, a box lies inside another."""
 
 
 def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: float) -> np.ndarray:
@@ -38,33 +40,48 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: flo
     return order[alive]
 
 
-def label_image(
-    regions: Regions,
-    text_embeddings: np.ndarray,
-    category_ids: np.ndarray,
-    similarity: Similarity,
-    options: LabelConfig,
-) -> PseudoLabels:
-    """The pseudo labels of one image, by falling score.
+def kept_boxes(
+    boxes_xyxy: np.ndarray, scored: ScoredBoxes, base_boxes_xyxy: np.ndarray, options: LabelConfig, threshold: float
+) -> np.ndarray:
+    """Which boxes of one image become labels: indices int64 by falling score.
 
     Args:
-        text_embeddings: float32 (c, d), unit length, the novel names first.
-        category_ids: int64, of the novel names in that order.
-        similarity: the store's; `label.temperature` takes the place of its temperature.
+        boxes_xyxy: (n, 4).
+        base_boxes_xyxy: (m, 4), the image's base annotations, for `label.suppress`.
+        threshold: a box is kept where its score is above it.
     """
-    if options.temperature is not None:
-        similarity = replace(similarity, temperature=options.temperature)
-    best, probability = best_names(regions.embeddings, text_embeddings, similarity, len(category_ids))
-    objectness = regions.objectness.astype(np.float64)
-    score = options.objectness_weight * objectness + (1 - options.objectness_weight) * probability
-    above = np.flatnonzero(score > options.score_threshold)
-    kept = above[nms(regions.boxes_xyxy[above], score[above], best[above], options.nms_iou)]
+    above = np.flatnonzero((scored.score > threshold) & (scored.box_score >= options.box_threshold))
+    boxes = boxes_xyxy[above].astype(np.float64)
+    if len(base_boxes_xyxy) and len(above):
+        explained = np.zeros(len(above), bool)
+        if "base_iou" in options.suppress:
+            explained |= (ious(boxes, base_boxes_xyxy) > options.base_iou).any(axis=1)
+        if "base_inside" in options.suppress:
+            explained |= (covered(boxes, base_boxes_xyxy) > INSIDE).any(axis=1)
+        above, boxes = above[~explained], boxes[~explained]
+    order = nms(boxes, scored.score[above], scored.name[above], options.nms_iou)
+    if "inside" in options.suppress and len(order):
+        inside = covered(boxes[order], boxes[order]) > INSIDE
+        same = scored.name[above][order]
+        inside &= same[:, None] == same[None, :]
+        order = order[~np.tril(inside, -1).any(axis=1)]  # those before it score higher
+    return above[order]
+
+
+def label_image(regions: Regions, scored: ScoredBoxes, kept: np.ndarray, category_ids: np.ndarray) -> PseudoLabels:
+    """The pseudo labels of one image.
+
+    Args:
+        kept: from `kept_boxes`.
+        category_ids: int64, of the names that `scored` indexes.
+    """
     corners = regions.boxes_xyxy[kept].astype(np.float64)
     return PseudoLabels(
         image_ids=np.full(len(kept), regions.image_id, np.int64),
-        category_ids=category_ids[best[kept]],
+        category_ids=category_ids[scored.name[kept]],
         boxes_xywh=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
-        scores=score[kept],
-        clip_scores=probability[kept],
-        objectness=objectness[kept],
+        scores=scored.score[kept],
+        clip_scores=scored.class_score[kept],
+        box_scores=scored.box_score[kept],
+        objectness=regions.objectness[kept].astype(np.float64),
     )

@@ -65,7 +65,7 @@ class TextEmbeddings:
         New names are saved as they are embedded, so an interrupted call loses a few of them, and the next one goes on.
 
         Args:
-            words: for each name, the words that stand in its prompts.
+            words: for each name, the words used in its prompts.
             load_encoder: called only if a name is new; its result maps prompts to unit-length embeddings (k, dim).
 
         Returns:

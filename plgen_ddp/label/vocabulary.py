@@ -1,7 +1,4 @@
-"""Class names: the novel ones to score against, the base ones whose annotations stay, and their text embeddings.
-
-Text embeddings are kept with the region store, per set of templates: a name that was embedded once needs no CLIP again.
-"""
+"""Class names: the novel ones to score against, the base ones whose annotations stay, and the prompt templates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +19,13 @@ from plgen_ddp.options import option_value
 class Vocabulary:
     """The names of one labelling.
 
-    novel: scored, each a category of the JSON. base: categories whose annotations stay; None: all that are not novel.
-    distractors: words that take part in the softmax and never become a label; they need no category.
-    aliases: words that stand in prompts in a name's place, several of them averaged.
-    supers, subs: a novel or base name's wider words (dog: animal, pet) and narrower ones (dog: corgi, husky), for the
-        hierarchy rule. Names may share super words; a sub word belongs to one name. Not every name needs them.
+    Attributes:
+        novel: names to score, each a category of the JSON.
+        base: categories whose annotations stay; None: all that are not novel.
+        distractors: names that are scored and never become a label; they need no category.
+        aliases: words that replace a name in the prompts; several are averaged.
+        supers, subs: wider words of a novel or base name (dog: animal, pet) and narrower ones (dog: corgi, husky), for
+            the hierarchy rule. Names may share super words; a sub word belongs to one name. Not every name needs them.
     """
 
     novel: tuple[str, ...]

@@ -25,6 +25,7 @@ from plgen_ddp.config import DetectorConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256
+from plgen_ddp.options import deciding
 from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 
@@ -33,6 +34,8 @@ _COLUMNS = ("image_id", "bbox", "score")
 _CHUNK = 100_000
 # Images of one size, rounded up to this, share batches: a batch is padded to its largest image.
 _SIZE_STEP = 64
+# The options of `detector` that a file of boxes does not replace.
+_OPTIONS = ("max_boxes", "min_box_size", "min_objectness")
 # From this share of boxes on that end beyond their image, they may mean something else than xywh.
 _MANY_CLIPPED = 0.1
 
@@ -147,12 +150,8 @@ class BoxFile:
 
     def identity(self) -> dict[str, Any]:
         """What decides the boxes: the file by content, and the options of `detector` that it does not replace."""
-        return {
-            "source": file_sha256(self._path),
-            "max_boxes": self._options.max_boxes,
-            "min_box_size": self._options.min_box_size,
-            "min_objectness": self._options.min_objectness,
-        }
+        options = deciding(self._options)
+        return {"source": file_sha256(self._path)} | {name: options[name] for name in _OPTIONS}
 
 
 class _Result(msgspec.Struct, gc=False):

@@ -16,7 +16,7 @@ import torch
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import ClipConfig, Config
 from plgen_ddp.console import print_line
-from plgen_ddp.device import installed_versions, peak_memory
+from plgen_ddp.device import installed_versions, peak_gpu_memory, peak_memory
 from plgen_ddp.encoders.encoder import Encoder
 from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
 from plgen_ddp.errors import UserError
@@ -30,11 +30,11 @@ from plgen_ddp.score.regions import PendingRegions, RegionEncoder
 from plgen_ddp.score.timing import Awaited, add_seconds
 from plgen_ddp.store import Manifest, PartWriter, store_of
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class ScoringData:
     """The images to score, and the SHA-256 and number of all images of their JSON (also those past `data.limit`)."""
 
     index: ImageIndex
@@ -64,7 +64,7 @@ def scoring_requires(config: Config) -> tuple[str, ...]:
     return ("data.annotations", "data.image_root", *boxes, "run.output")
 
 
-def read_dataset(config: Config) -> Dataset:
+def read_dataset(config: Config) -> ScoringData:
     """Reads the JSON, finds the images, and checks every file that the job will need, before anything heavy is built.
 
     Raises:
@@ -79,7 +79,7 @@ def read_dataset(config: Config) -> Dataset:
     index = index_images(images, given(config.data.image_root), annotations)
     if boxes is not None:
         check_boxes(read_boxes(boxes), boxes, images)
-    return Dataset(index.first(config.data.limit), dataset_digest(images), len(images))
+    return ScoringData(index.first(config.data.limit), dataset_digest(images), len(images))
 
 
 def fetch(config: Config) -> Weights:
@@ -108,8 +108,10 @@ def clip_batch_size(options: ClipConfig, device: torch.device) -> int:
 
 
 def fills_clip_batches(options: ClipConfig, device: torch.device) -> bool:
-    """Whether the last CLIP batch of a unit is filled up. A CPU takes any shape, and filling up cost a tenth of CLIP's
-    time where units are single images."""
+    """Whether the last CLIP batch of a unit is filled up.
+
+    On a CPU it is not: any shape runs, and filling cost a tenth of CLIP's time where units are single images.
+    """
     return device.type == "cuda" or options.compile
 
 
@@ -118,7 +120,7 @@ class Plan:
     """What is left to do.
 
     Attributes:
-        units: positions in `Dataset.index` of the images of each part that is to be made, int64.
+        units: positions in `ScoringData.index` of the images of each part that is to be made, int64.
         stored: images that the store has already.
     """
 
@@ -126,7 +128,7 @@ class Plan:
     stored: int
 
 
-def plan_work(config: Config, dataset: Dataset, models: Models) -> Plan:
+def plan_work(config: Config, dataset: ScoringData, models: Models) -> Plan:
     """Opens the store and plans the parts that it lacks. For one rank to decide.
 
     Raises:
@@ -186,7 +188,7 @@ def score_units(
                 failures += batch.failures
                 advance(len(batch) + len(batch.failures))
             writer.write(functools.partial(_rows, encoder.flush(), failures))
-            log.info("scored a unit of %d images, the first is %d", len(unit), index.image_ids[unit[0]])
+            _log.info("scored a unit of %d images, the first is %d", len(unit), index.image_ids[unit[0]])
             images += len(unit)
     add_seconds("write", writer.seconds)
     return RankSummary(
@@ -195,11 +197,11 @@ def score_units(
         seconds=time.perf_counter() - start,
         waited=awaited.seconds,
         peak_memory=peak_memory(),
-        peak_gpu_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+        peak_gpu_memory=peak_gpu_memory(device),
     )
 
 
-def check_coverage(config: Config, dataset: Dataset) -> list[tuple[int, str, str]]:
+def check_coverage(config: Config, dataset: ScoringData) -> list[tuple[int, str, str]]:
     """Checks that every image of the dataset is in exactly one part, and removes what killed writers left.
 
     Returns:

@@ -32,14 +32,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from yaml import YAMLError
 
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.device import DTYPES, resolve_precision
-from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.errors import UserError, first_sentence, one_line
 from plgen_ddp.files import file_sha256
 from plgen_ddp.options import deciding
+from plgen_ddp.score.agreement import agreement, box_iou
+from plgen_ddp.score.half_precision import prepare_half_precision
 from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import resize_images
@@ -64,9 +65,6 @@ logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 # detectron2 reads URLs and its own prefixes; anything else is a file.
 _REMOTE = ("http://", "https://", "detectron2://")
 
-# So many other boxes are asked by `agreement`.
-_NEIGHBOURS = 5
-
 
 def read_detector_config(path: Path, options: DetectorConfig | None = None) -> CfgNode:
     """The detectron2 configuration at `path`, checked to be one that stage 1 can run.
@@ -79,7 +77,7 @@ def read_detector_config(path: Path, options: DetectorConfig | None = None) -> C
     """
     cfg = get_cfg()
     try:
-        # detectron2 warns and falls back to unsafe YAML unless told otherwise.
+        # detectron2 warns and falls back to unsafe YAML by default.
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (YAMLError, KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
         raise UserError(f"detector.config: {path} is not a detectron2 config: {one_line(error)}") from None
@@ -177,7 +175,7 @@ class MaskRcnn:
                 "use StandardROIHeads, CascadeROIHeads or Res5ROIHeads"
             )
         if self.precision != "fp32":
-            _prepare_half_precision(self.model, DTYPES[self.precision])
+            prepare_half_precision(self.model, DTYPES[self.precision], FrozenBatchNorm2d)
 
     def identity(self) -> dict[str, Any]:
         """What decides the boxes: the options of `detector`, config and weights by content."""
@@ -305,8 +303,8 @@ class MaskRcnn:
 def propose_regions(rpn: RPN, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Instances], list[Tensor]]:
     """What `rpn` returns in eval mode, and for each image the boxes that its suppression has chosen from.
 
-    detectron2's `RPN.forward` shows the former only, so its steps stand here once more; the proposals are those of its
-    own `predict_proposals`, bit for bit.
+    detectron2's `RPN.forward` returns only the proposals, so this repeats its steps. The proposals come from its own
+    `predict_proposals`, bit for bit.
 
     Returns:
         The proposals, and float32 (m, 4) boxes for each image: the first `PRE_NMS_TOPK_TEST` of each level, xyxy in
@@ -332,72 +330,6 @@ def propose_regions(rpn: RPN, images: ImageList, features: dict[str, Tensor]) ->
     candidates = torch.minimum(candidates.clamp(min=0), limits[:, None])
     usable &= ((candidates[..., 2:] - candidates[..., :2]) > rpn.min_box_size).all(dim=2, keepdim=True)
     return proposals, list(torch.where(usable, candidates, 0).unbind())
-
-
-def agreement(refined_xyxy: Tensor, proposed_xyxy: Tensor, candidates_xyxy: Tensor) -> Tensor:
-    """How much the RPN's other boxes agree with each refined box: float32 (n,), in [0, 1].
-
-    The mean of its five largest IoUs with them; one that is missing for want of boxes counts as 0.
-
-    Args:
-        refined_xyxy: (n, 4), after the passes of the box head.
-        proposed_xyxy: (n, 4), the same boxes as the RPN gave them. Each is left out of its own neighbours.
-        candidates_xyxy: (m, 4), all boxes that the RPN had to choose from, those among them.
-    """
-    if not len(refined_xyxy):
-        return refined_xyxy.new_zeros(0)
-    ious = box_iou(refined_xyxy[:, None], candidates_xyxy)
-    # By distance and not equality: an exponential may differ in the last bit with its place in a vector.
-    own = torch.cdist(proposed_xyxy, candidates_xyxy, p=1).argmin(dim=1, keepdim=True)
-    largest = ious.scatter_(1, own, 0).topk(min(_NEIGHBOURS, ious.shape[1]), dim=1).values
-    return largest.sum(dim=1) / _NEIGHBOURS
-
-
-def box_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
-    """The IoUs of boxes (..., 4) with others that broadcast against them; 0 where one of them is empty.
-
-    Coordinate by coordinate, which for thousands of pairs takes a third of the time of torchvision's corner by corner.
-    """
-    x0, y0, x1, y1 = boxes_xyxy.unbind(-1)
-    other_x0, other_y0, other_x1, other_y1 = others_xyxy.unbind(-1)
-    overlap = (torch.minimum(x1, other_x1) - torch.maximum(x0, other_x0)).clamp_(min=0)
-    overlap *= (torch.minimum(y1, other_y1) - torch.maximum(y0, other_y0)).clamp_(min=0)
-    union = (x1 - x0) * (y1 - y0) + (other_x1 - other_x0) * (other_y1 - other_y0) - overlap
-    return (overlap / union).nan_to_num_(0)
-
-
-def _prepare_half_precision(model: Any, dtype: torch.dtype) -> None:
-    """Lays convolutions out as half-precision kernels want them, folds their frozen batch norms into them, and casts
-    what multiplies: autocast would cast the weights anew for every image and pass, since they need no gradient.
-
-    Not in float32: nothing is gained from the layout there, and folding would move the recipe's last bits.
-    """
-    model.to(memory_format=torch.channels_last)
-    for module in model.modules():
-        norm = getattr(module, "norm", None)
-        if isinstance(module, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
-            module.weight, module.bias = fuse_conv_bn_weights(
-                module.weight, module.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            module.norm = None  # type: ignore[assignment]
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            module.to(dtype)
-    head = model.proposal_generator.rpn_head
-    for name in ("objectness_logits", "anchor_deltas"):
-        setattr(head, name, _InFloat32(getattr(head, name)))
-
-
-class _InFloat32(nn.Module):
-    """A layer in float32 under autocast too: bfloat16's 8 bits are too few for a logit that orders a thousand boxes."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer.float()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs.device.type, enabled=False):
-            return self.layer(inputs.float())
 
 
 def _box_passes(
@@ -453,7 +385,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {one_line(error)}") from None
+        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {first_sentence(error)}") from None
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not any(str(name).startswith("proposal_generator.") for name in state):
         raise UserError(f"detector.weights: {path} holds no detectron2 detector: no proposal_generator.* tensors in it")

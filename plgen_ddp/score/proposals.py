@@ -56,5 +56,8 @@ class ProposalSource(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What decides the boxes beside the options of `detector`: weights by SHA-256, precision, and the like."""
+        """Everything that decides the boxes: the options of `detector` that this source uses, its files by SHA-256.
+
+        It is all that the store's identity says about the boxes; see `plgen_ddp.options.deciding`.
+        """
         ...

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import crop_windows, upload
 from plgen_ddp.score.timing import stage
-
-# The evidence that comes with the boxes; see `plgen_ddp.records.Regions`.
-_PROPOSAL_EVIDENCE = ("foreground", "last_move", "agreement")
 
 
 def clip_boxes(boxes_xyxy: np.ndarray, height: int, width: int, min_size: float) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +68,7 @@ class PendingRegions:
             # A new thread's device is GPU 0, where every rank would open a context of its own.
             with torch.cuda.device(self._copied.device):
                 self._copied.synchronize()
-        ends = np.cumsum([len(image.boxes_xyxy) for image in self._images])
+        ends = np.cumsum([len(image.boxes.objectness) for image in self._images])
         embeddings = np.split(self._embeddings.numpy(), ends[:-1]) if self._images else []
         cosines: list[np.ndarray | None] = [None] * len(self._images)
         if self._scale_cosines is not None and self._images:
@@ -79,12 +76,12 @@ class PendingRegions:
         return [
             Regions(
                 image.image_id,
-                image.boxes_xyxy,
-                image.evidence["objectness"],
+                image.boxes.boxes_xyxy,
+                image.boxes.objectness,
                 own,
-                foreground=image.evidence.get("foreground"),
-                last_move=image.evidence.get("last_move"),
-                agreement=image.evidence.get("agreement"),
+                foreground=image.boxes.foreground,
+                last_move=image.boxes.last_move,
+                agreement=image.boxes.agreement,
                 scale_cosine=cosine,
             )
             for image, own, cosine in zip(self._images, embeddings, cosines, strict=True)
@@ -165,24 +162,23 @@ class RegionEncoder:
         self._crops, self._embeddings, self._images = [], [], []
         return pending
 
-    def _windows(self, batch: ImageBatch, found: Sequence["_HostProposals"]) -> tuple[Tensor, Tensor]:
+    def _windows(self, batch: ImageBatch, found: Sequence["_Boxes"]) -> tuple[Tensor, Tensor]:
         """The distinct windows of a batch, image by image: (position in the batch int64 (k,), xyxy int64 (k, 4)).
 
         Both on the host, from where `crop_windows` takes them to a GPU without waiting for it.
         """
         windows, positions = [], []
-        for position, proposals in enumerate(found):
+        for position, boxes in enumerate(found):
             height, width = batch.heights[position], batch.widths[position]
-            boxes, keep = clip_boxes(proposals.boxes_xyxy, height, width, self._min_size)
-            evidence = {name: column[keep] for name, column in proposals.evidence.items()}
+            clipped, keep = clip_boxes(boxes.boxes_xyxy, height, width, self._min_size)
+            boxes = replace(boxes[keep], boxes_xyxy=clipped)
             if self._min_objectness:
-                likely = evidence["objectness"] >= self._min_objectness
-                boxes, evidence = boxes[likely], {name: column[likely] for name, column in evidence.items()}
-            scaled = np.stack([windows_of(boxes, scale, height, width) for scale in self._scales], axis=1)
+                boxes = boxes[boxes.objectness >= self._min_objectness]
+            scaled = np.stack([windows_of(boxes.boxes_xyxy, scale, height, width) for scale in self._scales], axis=1)
             # Scaled boxes are often clipped to the same window, at the image border above all: encode it once.
             unique, inverse = np.unique(scaled.reshape(-1, 4), axis=0, return_inverse=True)
             window_of_box = inverse.reshape(scaled.shape[:2])
-            self._images.append(_CroppedImage(batch.image_ids[position], boxes, evidence, window_of_box, len(unique)))
+            self._images.append(_CroppedImage(batch.image_ids[position], boxes, window_of_box, len(unique)))
             windows.append(unique)
             positions.append(np.full(len(unique), position))
         return torch.from_numpy(np.concatenate(positions)), torch.from_numpy(np.concatenate(windows))
@@ -226,16 +222,29 @@ class RegionEncoder:
 
 
 @dataclass(frozen=True, slots=True)
-class _HostProposals:
-    """Proposals on the host. evidence: float32 (n,) by name, `objectness` and what else the source has."""
+class _Boxes:
+    """The boxes of one image on the host, with the columns of `Proposals`."""
 
     boxes_xyxy: np.ndarray
-    evidence: dict[str, np.ndarray]
+    objectness: np.ndarray
+    foreground: np.ndarray | None
+    last_move: np.ndarray | None
+    agreement: np.ndarray | None
+
+    def __getitem__(self, rows: np.ndarray) -> "_Boxes":
+        return _Boxes(
+            self.boxes_xyxy[rows],
+            self.objectness[rows],
+            None if self.foreground is None else self.foreground[rows],
+            None if self.last_move is None else self.last_move[rows],
+            None if self.agreement is None else self.agreement[rows],
+        )
 
 
-def _on_host(proposals: Sequence[Proposals]) -> list[_HostProposals]:
+def _on_host(proposals: Sequence[Proposals]) -> list[_Boxes]:
     """The proposals of a batch; one copy from the device for all of them."""
-    names = ["objectness", *(name for name in _PROPOSAL_EVIDENCE if getattr(proposals[0], name) is not None)]
+    optional = ("foreground", "last_move", "agreement")
+    names = ["objectness", *(name for name in optional if getattr(proposals[0], name) is not None)]
     rows = torch.cat(
         [
             torch.cat([found.boxes_xyxy, *(getattr(found, name)[:, None] for name in names)], dim=1)
@@ -243,10 +252,11 @@ def _on_host(proposals: Sequence[Proposals]) -> list[_HostProposals]:
         ]
     )
     counts = [len(found.objectness) for found in proposals]
-    return [
-        _HostProposals(own[:, :4], {name: own[:, 4 + column] for column, name in enumerate(names)})
-        for own in np.split(rows.cpu().numpy(), np.cumsum(counts)[:-1])
-    ]
+    boxes = []
+    for own in np.split(rows.cpu().numpy(), np.cumsum(counts)[:-1]):
+        columns = dict(zip(names, own[:, 4:].T, strict=True))
+        boxes.append(_Boxes(own[:, :4], columns["objectness"], *(columns.get(name) for name in optional)))
+    return boxes
 
 
 def _to_host(values: Tensor) -> Tensor:
@@ -255,10 +265,16 @@ def _to_host(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _CroppedImage:
-    """window_of_box: int64 (n, scales), which of the image's `windows` distinct windows a box has at a scale."""
+    """An image whose crops wait for their embeddings.
+
+    Attributes:
+        image_id: COCO's id of the image.
+        boxes: clipped to the image; n that are large and likely enough.
+        window_of_box: int64 (n, scales), which of the image's distinct windows a box has at a scale.
+        windows: how many distinct windows the image has.
+    """
 
     image_id: int
-    boxes_xyxy: np.ndarray
-    evidence: dict[str, np.ndarray]
+    boxes: _Boxes
     window_of_box: np.ndarray
     windows: int

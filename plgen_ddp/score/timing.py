@@ -1,4 +1,4 @@
-"""How long each stage of a rank takes. The stages are marked where they happen; who wants their times starts a clock.
+"""How long each stage of a rank takes. Stages are marked where they happen; a `StageClock` collects their times.
 
     clock = StageClock(device)
     with clock.running():

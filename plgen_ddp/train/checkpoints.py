@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.errors import UserError, first_sentence, one_line
 from plgen_ddp.files import file_sha256, write_atomically
 from plgen_ddp.options import given
 from plgen_ddp.score.mask_rcnn import SafeCheckpointer
@@ -80,7 +80,7 @@ class TrainingCheckpointer(SafeCheckpointer):
         try:
             loaded = _read_arrays(filename) if filename.endswith(".pkl") else super()._load_file(filename)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{self._option} is not a checkpoint of tensors: {one_line(error)}") from None
+            raise UserError(f"{self._option} is not a checkpoint of tensors: {first_sentence(error)}") from None
         if not isinstance(loaded.get("model"), dict):
             raise UserError(f"{self._option} is not a checkpoint: it holds no model")
         return loaded

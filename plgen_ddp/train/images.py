@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
-from plgen_ddp.score.images import DecodeError, decode_bgr, run_ahead
+from plgen_ddp.score.decode import DecodeError, decode_bgr
+from plgen_ddp.score.images import run_ahead
 from plgen_ddp.train.data import TrainingImage, TrainingObject
 
 with warnings.catch_warnings():

@@ -26,7 +26,7 @@ def labels(image_ids, category_ids, boxes_xywh):
     zeros = np.zeros(len(image_ids))
     columns = np.array(boxes_xywh, np.float64).reshape(-1, 4)
     return PseudoLabels(
-        np.array(image_ids, np.int64), np.array(category_ids, np.int64), columns, zeros, zeros, zeros.copy()
+        np.array(image_ids, np.int64), np.array(category_ids, np.int64), columns, zeros, zeros, zeros, zeros
     )
 
 

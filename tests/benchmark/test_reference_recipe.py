@@ -1,4 +1,4 @@
-"""The oracle itself: what it must get right before anything is compared with it."""
+"""The reference recipe itself: what it must get right before anything is compared with it."""
 
 import copy
 from collections.abc import Callable
@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import COCO_MINI, REPOSITORY
+from commands import REPOSITORY
 from PIL import Image
+from small_datasets import COCO_MINI
 from torchvision.ops import box_iou
 
 from plgen_ddp.benchmark.reference_recipe import (
+    Recipe,
     ReferenceEvidence,
     ReferenceRegions,
     crop_window,
@@ -72,7 +74,7 @@ def evidence(detector: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory
 
     clip_model = clip.load(str(write_tiny_clip(tmp_path_factory.mktemp("clip"))), device="cpu")
     return lambda image, min_size=0.0, **options: reference_evidence(
-        *detector, *clip_model, image, min_size=min_size, **options
+        *detector, *clip_model, image, Recipe(min_size=min_size, **options)
     )
 
 
@@ -212,7 +214,7 @@ def test_an_image_without_boxes_has_no_labels(preset: str) -> None:
 def test_an_image_whose_boxes_are_all_too_small_has_no_regions(
     images: list[np.ndarray], detector: tuple[Any, Any], clip_model: tuple[Any, Any]
 ) -> None:
-    boxes, objectness, embeddings = reference_regions(*detector, *clip_model, images[0], min_size=1e6)
+    boxes, objectness, embeddings = reference_regions(*detector, *clip_model, images[0], Recipe(min_size=1e6))
     assert boxes.shape == (0, 4) and objectness.shape == (0,)
     assert embeddings.shape == (0, clip_model[0].text_projection.shape[1])
 

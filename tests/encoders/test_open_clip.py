@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES, REPOSITORY, command, needs_compiler, run
+from commands import REPOSITORY, command, run
+from devices import DEVICES, needs_compiler
 from PIL import Image
 from torch.nn import functional
 
@@ -145,7 +146,7 @@ def test_a_tokenizer_of_ones_own_takes_the_place_of_the_download(folders, tmp_pa
 @pytest.mark.parametrize("kind", ["CLIP", "SigLIP"])
 def test_a_prompt_longer_than_the_context_is_named_without_loading_a_model(folders, kind):
     check_prompts(options_of(folders[kind]), PROMPTS)
-    with pytest.raises(UserError, match=r"too long for CLIP, which reads (77|64) tokens: 'dog dog"):
+    with pytest.raises(UserError, match=r"too long for the encoder, which reads (77|64) tokens: 'dog dog"):
         check_prompts(options_of(folders[kind]), ["a cat", "dog " * 76])
 
 

@@ -6,13 +6,13 @@ import clip
 import pytest
 import torch
 from clip.model import CLIP
-from conftest import DEVICES, needs_compiler
+from devices import DEVICES, needs_compiler
 from torch.nn import functional
 
 from plgen_ddp.benchmark.seeded_models import write_tiny_clip
 from plgen_ddp.config import ClipConfig
 from plgen_ddp.encoders.loading import fetch_encoder
-from plgen_ddp.encoders.openai_clip import ClipModel, activation_of, check_prompts
+from plgen_ddp.encoders.openai_clip import ClipModel, activation_of, tokenize
 from plgen_ddp.errors import UserError
 from plgen_ddp.score.job import fills_clip_batches
 
@@ -159,8 +159,8 @@ def test_text_embeddings_in_bfloat16_are_close(state_dict):
 
 
 def test_a_long_prompt_is_named():
-    with pytest.raises(UserError, match="too long for CLIP, which reads 77 tokens: 'dog dog"):
-        check_prompts(["a cat", "dog " * 76])
+    with pytest.raises(UserError, match="too long for the encoder, which reads 77 tokens: 'dog dog"):
+        tokenize(["a cat", "dog " * 76])
 
 
 @pytest.mark.parametrize("kind", ["ViT", "RN"])

@@ -9,8 +9,9 @@ from torchvision.ops import batched_nms
 
 from plgen_ddp.benchmark import reference_recipe
 from plgen_ddp.config import LabelConfig
-from plgen_ddp.label.class_scores import best_names
-from plgen_ddp.label.labels import label_image, nms
+from plgen_ddp.label.class_scores import best_names, cosines, probabilities
+from plgen_ddp.label.labels import kept_boxes, label_image, nms
+from plgen_ddp.label.rule import NameTable, Rule
 from plgen_ddp.records import Regions, Similarity
 
 PRESETS = {
@@ -24,6 +25,18 @@ CATEGORY_IDS = np.arange(NAMES)[::-1] * 3 + 2
 
 def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def labels_of(image, texts, category_ids, similarity, options):
+    """The pseudo labels of one image as labelling makes them, all texts being novel names."""
+    rule = Rule(options, NameTable([()] * len(texts), len(texts), 0, 0, {}), texts, similarity)
+    scored = rule.score(image, rule.cosines(image), (1000, 1000))
+    kept = kept_boxes(image.boxes_xyxy, scored, np.empty((0, 4)), options, options.score_threshold)
+    return label_image(image, scored, kept, category_ids)
+
+
+def named(embeddings, texts, similarity, novel):
+    return best_names(probabilities(cosines(embeddings, texts), similarity), novel)
 
 
 def random_image(seed, count):
@@ -78,7 +91,7 @@ def test_labels_are_the_recipes(preset, count):
             CATEGORY_IDS.tolist(),
             preset,
         )
-        ours = list(label_image(image, texts, CATEGORY_IDS, CLIP, PRESETS[preset]).rows(first_id=-1))
+        ours = list(labels_of(image, texts, CATEGORY_IDS, CLIP, PRESETS[preset]).rows(first_id=-1))
         made += len(ours)
         assert [(label.id, label.category_id) for label in ours] == [
             (row["id"], row["category_id"]) for row in expected
@@ -93,14 +106,14 @@ def test_a_score_at_the_threshold_is_not_above_it():
     image = Regions(1, np.array([[0, 0, 9, 9]], np.float32), np.array([0.5], np.float32), np.ones((1, 1), np.float16))
     for threshold, count in ((0.75, 0), (0.7499, 1)):
         options = LabelConfig(objectness_weight=0.5, score_threshold=threshold)
-        assert len(label_image(image, np.ones((1, 1), np.float32), np.array([7]), CLIP, options)) == count
+        assert len(labels_of(image, np.ones((1, 1), np.float32), np.array([7]), CLIP, options)) == count
 
 
 def test_distractors_take_their_share_and_are_never_chosen():
     texts = unit(np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]))
     regions = unit(np.array([[0.9, 0.1, 0.2], [0.1, 0.2, 0.9]])).astype(np.float16)
-    best, alone = best_names(regions, texts[:2], Similarity("softmax", 0.1), novel=2)
-    same, shared = best_names(regions, texts, Similarity("softmax", 0.1), novel=2)
+    best, alone = named(regions, texts[:2], Similarity("softmax", 0.1), 2)
+    same, shared = named(regions, texts, Similarity("softmax", 0.1), 2)
     assert best.tolist() == same.tolist() == [0, 1]
     assert shared[0] == pytest.approx(alone[0], abs=0.01) and alone[1] > 0.5 and shared[1] < 0.01
 
@@ -108,20 +121,20 @@ def test_distractors_take_their_share_and_are_never_chosen():
 def test_temperature_sharpens():
     texts = unit(np.array([[1.0, 0], [0, 1]]))
     region = unit(np.array([[1.0, 0.9]])).astype(np.float16)
-    (_, cold), (_, warm) = (best_names(region, texts, Similarity("softmax", t), 2) for t in (0.01, 1.0))
+    (_, cold), (_, warm) = (named(region, texts, Similarity("softmax", t), 2) for t in (0.01, 1.0))
     assert cold[0] > 0.99 and 0.5 < warm[0] < 0.6
 
 
 def test_a_temperature_in_the_config_takes_the_place_of_the_stores():
     image, texts = random_image(5, 40)
     options = LabelConfig(objectness_weight=0.0, score_threshold=0.0)
-    own = label_image(image, texts, CATEGORY_IDS, Similarity("softmax", 0.05), options)
+    own = labels_of(image, texts, CATEGORY_IDS, Similarity("softmax", 0.05), options)
     given_one = LabelConfig(objectness_weight=0.0, score_threshold=0.0, temperature=0.05)
     for other in (0.01, 1.0):
-        same = label_image(image, texts, CATEGORY_IDS, Similarity("softmax", other), given_one)
+        same = labels_of(image, texts, CATEGORY_IDS, Similarity("softmax", other), given_one)
         np.testing.assert_array_equal(same.clip_scores, own.clip_scores)
         assert not np.array_equal(
-            label_image(image, texts, CATEGORY_IDS, Similarity("softmax", other), options).clip_scores, own.clip_scores
+            labels_of(image, texts, CATEGORY_IDS, Similarity("softmax", other), options).clip_scores, own.clip_scores
         )
 
 
@@ -140,12 +153,12 @@ def test_probabilities_are_the_plain_formulas(seed, regions, names, distractors,
     texts = unit(generator.standard_normal((names + distractors, 5)))
     embeddings = unit(generator.standard_normal((regions, 5))).astype(np.float16)
     rows = embeddings.astype(np.float64)
-    cosines = (rows / np.linalg.norm(rows, axis=1, keepdims=True)) @ texts.T.astype(np.float64)
-    softmax = torch.softmax(torch.from_numpy(cosines / temperature), dim=1).numpy()
-    sigmoid = torch.sigmoid(torch.from_numpy(cosines / temperature + bias)).numpy()
+    cosine = (rows / np.linalg.norm(rows, axis=1, keepdims=True)) @ texts.T.astype(np.float64)
+    softmax = torch.softmax(torch.from_numpy(cosine / temperature), dim=1).numpy()
+    sigmoid = torch.sigmoid(torch.from_numpy(cosine / temperature + bias)).numpy()
     rules = [(Similarity("softmax", temperature), softmax), (Similarity("sigmoid", temperature, bias), sigmoid)]
     for similarity, expected in rules:
-        best, probability = best_names(embeddings, texts, similarity, novel=names)
+        best, probability = named(embeddings, texts, similarity, names)
         assert best.shape == probability.shape == (regions,) and (best < names).all()
         # cosines are rounded to float32: 6e-8, times 1 / temperature
         chosen = expected[np.arange(regions), best]
@@ -157,8 +170,8 @@ def test_a_sigmoid_is_of_each_name_alone():
     """No distractor, and no other name, changes it."""
     image, texts = random_image(2, 30)
     siglip = Similarity("sigmoid", 0.1, -5.0)
-    best, alone = best_names(image.embeddings, texts[:5], siglip, novel=5)
-    same, beside = best_names(image.embeddings, texts, siglip, novel=5)
+    best, alone = named(image.embeddings, texts[:5], siglip, 5)
+    same, beside = named(image.embeddings, texts, siglip, 5)
     np.testing.assert_array_equal(same, best)
     np.testing.assert_array_equal(beside, alone)
 
@@ -167,8 +180,8 @@ def test_a_sigmoid_is_of_each_name_alone():
 def test_a_regions_name_does_not_depend_on_how_many_regions_there_are(similarity):
     """To the last bit: a store may lack the embeddings of boxes that cannot be labelled."""
     image, texts = random_image(3, 100)
-    best, probability = best_names(image.embeddings, texts, similarity, len(texts))
+    best, probability = named(image.embeddings, texts, similarity, len(texts))
     for count in (1, 2, 7, 8, 64, 99):
-        fewer = best_names(image.embeddings[:count], texts, similarity, len(texts))
+        fewer = named(image.embeddings[:count], texts, similarity, len(texts))
         np.testing.assert_array_equal(fewer[0], best[:count])
         np.testing.assert_array_equal(fewer[1], probability[:count])

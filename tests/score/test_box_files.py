@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import REPOSITORY, command, run
+from commands import REPOSITORY, command, run
 
 from plgen_ddp.coco import Image
 from plgen_ddp.config import DetectorConfig, load_config
@@ -282,7 +282,7 @@ def test_parquet_in_one_process_gives_the_bytes_of_json_in_two_ranks(finished, w
     config = load_config(words[1], [*words[2:], f"proposals.source={source}", f"run.output={tmp_path / 'out'}"])
     dataset = read_dataset(config)
     models = load_models(config, fetch(config), CPU)
-    score_units(config, dataset.index, plan_work(config, dataset, models), models, lambda images: None)
+    score_units(config, dataset.index, plan_work(config, dataset, models).units, models, lambda images: None)
     parts, expected = (RegionStore(folder / "store").part_paths() for folder in (tmp_path / "out", finished))
     assert {path.name: path.read_bytes() for path in parts} == {path.name: path.read_bytes() for path in expected}
 

@@ -16,11 +16,10 @@ from PIL import Image
 from plgen_ddp.image_files import ImageIndex
 from plgen_ddp.records import Failure
 from plgen_ddp.score import images
+from plgen_ddp.score.decode import DecodeError, decode_bgr
 from plgen_ddp.score.images import (
-    DecodeError,
     ExactDistributedSampler,
     UnitBatchSampler,
-    decode_bgr,
     image_batches,
     plan_units,
     run_ahead,

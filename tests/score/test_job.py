@@ -3,17 +3,22 @@
 A start under torchrun takes seconds, so only what ranks can change has one; `call` runs the same command in here.
 """
 
+import functools
 import json
+import os
 import re
+import signal
 import subprocess
 import time
 
+import cv2
+import numpy as np
 import psutil
 import pytest
 from commands import REPOSITORY, call, command, environment, run
 from finished_runs import files_of, part_times
 from pycocotools.coco import COCO
-from small_datasets import take_scenes
+from small_datasets import SCENES_JSON, take_scenes
 
 from plgen_ddp.store import RegionStore
 
@@ -21,8 +26,24 @@ from plgen_ddp.store import RegionStore
 OWN_FRAME = re.compile(r"plgen_ddp/[\w/]+\.py")
 
 
+@pytest.fixture
+def job_of(two_rank_run, tmp_path):
+    """Words that score a small dataset in this process and label nothing."""
+
+    def words(dataset):
+        output = [f"run.output={tmp_path}/out", "run.workers=0", "--no-label"]
+        return [*two_rank_run.words, *dataset.words(), *output]
+
+    return words
+
+
 def pseudo_labels(path):
     return [row for row in json.loads(path.read_text())["annotations"] if "confidence" in row]
+
+
+def last_line(printed):
+    """The last line of a screen that is not a rule of torchrun's report."""
+    return [line for line in printed.splitlines() if line.strip("=- ")][-1]
 
 
 def test_two_ranks_label_every_image(two_rank_run):
@@ -75,6 +96,7 @@ def test_a_trial_run_grows_into_the_whole_with_one_rank(two_rank_run, tmp_path, 
     assert len(RegionStore(tmp_path / "store").part_of_images()) == 5
     done = run(command("score.py", *two_rank_run.words, f"run.output={tmp_path}", ranks=1))
     assert f"scored {images - 5} images" in done.stdout
+    assert f"5 of {images} images are in the store already; scoring the others" in done.stderr
     assert files_of(tmp_path) == files_of(two_rank_run.output)
 
 
@@ -99,11 +121,34 @@ def test_a_killed_rank_costs_nothing_that_was_done_and_four_ranks_write_the_rest
     assert f"scored {images - len(before)} images" in done.stdout and "on 4 ranks;" in done.stdout
 
 
+def test_every_rank_logs_its_own_units(two_rank_run):
+    logs = [(two_rank_run.output / "log" / f"rank-{rank}.txt").read_text() for rank in range(2)]
+    counts = [[int(count) for count in re.findall(r"scored a unit of (\d+) images", log)] for log in logs]
+    assert all(counts) and sum(map(sum, counts)) == two_rank_run.images
+    assert "2 ranks; peak memory" in logs[0] and "peak memory" not in logs[1]
+
+
+def test_an_interrupted_run_says_that_the_same_command_goes_on(two_rank_run, tmp_path):
+    arguments = command("score.py", *two_rank_run.words, f"run.output={tmp_path}")
+    # A shell's background job ignores Ctrl-C, and so would the job that the tests of such a shell start.
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    job = subprocess.Popen(arguments, **streams, env=environment(), preexec_fn=listens)
+    deadline = time.monotonic() + 300
+    while not part_times(tmp_path) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    job.send_signal(signal.SIGINT)
+    _, printed = job.communicate(timeout=120)
+    assert job.returncode == 130
+    assert printed.splitlines()[-1] == "interrupted; the same command goes on from what is stored"
+    assert "stopped by KeyboardInterrupt" in (tmp_path / "log" / "rank-0.txt").read_text()
+
+
 def test_a_complete_store_is_left_as_it_is(two_rank_run, tmp_path, capfd):
     output = two_rank_run.copy(tmp_path / "out")
     before = part_times(output)
     call("score", *two_rank_run.words, f"run.output={output}")
-    assert "nothing to score" in capfd.readouterr().out
+    assert f"nothing to score: all {two_rank_run.images} images are in the store" in capfd.readouterr().out
     assert files_of(output) == files_of(two_rank_run.output)
     assert part_times(output) == before
 
@@ -112,7 +157,10 @@ def test_torchrun_prints_a_users_mistake_once_and_without_our_traceback(two_rank
     words = [*two_rank_run.words, f"run.output={tmp_path}", "data.image_root=nowhere"]
     done = run(command("score.py", *words, ranks=2), status=1)
     assert done.stderr.count("error: data.image_root: no folder at nowhere") == 1
+    assert last_line(done.stderr).endswith("error: data.image_root: no folder at nowhere")
     assert not OWN_FRAME.search(done.stderr) and not (tmp_path / "store").exists()
+    for rank in range(2):
+        assert "error: data.image_root: no folder at nowhere" in (tmp_path / "log" / f"rank-{rank}.txt").read_text()
 
 
 def test_a_mistake_that_every_rank_finds_is_printed_once(two_rank_run, tmp_path):
@@ -137,7 +185,8 @@ def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_dataset, t
     output = tmp_path / "out"
     words = [*two_rank_run.words, *dataset.words(), f"run.output={output}"]
     done = run(command("score.py", *words, ranks=2), status=1)
-    assert "5 images could not be scored" in done.stderr
+    assert "5 images could not be scored (run.max_failures=0)" in done.stderr
+    assert "error: 5 images could not be scored" in last_line(done.stderr)
     reasons = {image_id: reason for image_id, _, reason in RegionStore(output / "store").failures()}
     expected = ["no such file", "empty file", "truncated file", "not an image", "the dataset says"]
     for image, reason in zip(data["images"], expected, strict=False):
@@ -216,6 +265,91 @@ def test_an_incomplete_store_is_refused_unless_allowed(two_rank_run, tmp_path, c
     assert f"warning: {message}" in capfd.readouterr().err
     written = json.loads((output / "labels.json").read_text())
     assert written["info"]["plgen_ddp"]["images_not_scored"] == len(lost)
+
+
+def test_dropping_boxes_of_low_objectness_leaves_the_labels_as_they_are(two_rank_run, tmp_path):
+    """With VL-PLM's weight 0.5 and threshold 0.8 no box of an objectness under 0.6 can be a label."""
+    images = 6
+    dropping = [
+        *two_rank_run.words,
+        f"data.limit={images}",
+        "detector.min_objectness=0.6",
+        f"run.output={tmp_path}/out",
+    ]
+    call("score", *dropping)
+    limited = [f"data.limit={images}", f"label.output={tmp_path}/whole.json"]
+    call("label", *two_rank_run.words, *limited, f"run.output={two_rank_run.output}")
+    whole, less = (json.loads(path.read_text()) for path in (tmp_path / "whole.json", tmp_path / "out" / "labels.json"))
+    made, kept = ([row for row in data["annotations"] if "confidence" in row] for data in (whole, less))
+    for before, after in zip(made, kept, strict=True):
+        # Other neighbours in a CLIP batch move an embedding's last bits, and nothing else.
+        moved = {key: pytest.approx(before[key], abs=1e-5) for key in ("confidence", "clip_score")}
+        assert after == {**before, **moved}
+    assert len(made) > 5
+    stores = [two_rank_run.store, RegionStore(tmp_path / "out" / "store")]
+    everything, rest = (
+        {row.image_id: row for path in one.part_paths() for row in one.read_part(path)} for one in stores
+    )
+    assert len(rest) == images
+    for image_id, after in rest.items():
+        above = everything[image_id].objectness >= 0.6
+        assert (after.objectness >= 0.6).all() and not above.all()
+        np.testing.assert_array_equal(after.boxes_xyxy, everything[image_id].boxes_xyxy[above])
+
+
+def test_images_of_one_line_and_of_five_pixels_are_scored(small_dataset, job_of, tmp_path):
+    dataset = small_dataset(1)
+    data = dataset.read()
+    for image_id, (height, width) in enumerate([(1, 3000), (3000, 1), (5, 5), (1, 1)], start=100):
+        data["images"].append({"id": image_id, "file_name": f"{image_id}.png", "height": height, "width": width})
+        pixels = np.random.default_rng(image_id).integers(0, 255, (height, width, 3), np.uint8)
+        cv2.imwrite(str(dataset.root / "demo" / f"{image_id}.png"), pixels)
+    dataset.write(data)
+    call("score", *job_of(dataset))
+    assert len(RegionStore(tmp_path / "out" / "store").part_of_images()) == 5
+
+
+def test_a_file_name_that_no_disk_takes_is_a_failure(small_dataset, job_of, tmp_path):
+    dataset = small_dataset(2)
+    data = dataset.read()
+    data["images"][0]["file_name"] = "x" * 300 + ".jpg"
+    dataset.write(data)
+    call("score", *job_of(dataset), status=1)
+    assert [reason for _, _, reason in RegionStore(tmp_path / "out" / "store").failures()] == ["File name too long"]
+
+
+def test_failures_of_other_images_do_not_count(small_dataset, job_of):
+    dataset = small_dataset(3)
+    dataset.files()[2].write_bytes(b"")
+    call("score", *job_of(dataset), status=1)
+    call("score", *job_of(dataset), "data.limit=2")
+
+
+def test_a_json_without_annotations_is_no_mistake(two_rank_run, tmp_path):
+    output = two_rank_run.copy(tmp_path / "out")
+    data = json.loads(SCENES_JSON.read_text())
+    del data["annotations"]
+    path = tmp_path / "images_demo.json"
+    path.write_text(json.dumps(data))
+    call("score", *two_rank_run.words, f"run.output={output}", f"data.annotations={path}")
+    rows = json.loads((output / "labels.json").read_text())["annotations"]
+    assert rows and all("confidence" in row for row in rows)
+
+
+def test_what_nobody_reads_costs_no_labels(two_rank_run, tmp_path):
+    """The reader of stdout and stderr has gone, as `head` does."""
+    output = two_rank_run.copy(tmp_path / "out")
+    labels = output / "labels.json"
+    expected = labels.read_bytes()
+    labels.unlink()
+    RegionStore(output / "store").part_paths()[0].unlink()
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = command("score.py", *two_rank_run.words, f"run.output={output}")
+    done = subprocess.run(arguments, stdout=writer, stderr=writer, timeout=300, check=False)
+    os.close(writer)
+    assert done.returncode == 0
+    assert labels.read_bytes() == expected
 
 
 def test_real_photos_are_scored_and_labelled(coco_mini, tiny_models, tmp_path):

@@ -6,14 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from commands import REPOSITORY
 from detectron2.structures import Boxes
 from torchvision.ops import box_iou as all_ious
 
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.errors import UserError
+from plgen_ddp.score.agreement import agreement, box_iou
 from plgen_ddp.score.images import ImageBatch
-from plgen_ddp.score.mask_rcnn import MaskRcnn, agreement, box_iou, build_model, propose_regions, read_detector_config
+from plgen_ddp.score.mask_rcnn import MaskRcnn, build_model, propose_regions, read_detector_config
 
 CPU = torch.device("cpu")
 OPTIONS = DetectorConfig(precision="fp32")

@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
+from commands import REPOSITORY
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from plgen_ddp.benchmark import reference_recipe
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.config import ClipConfig, Config, load_config
-from plgen_ddp.encoders.loading import load_encoder
+from plgen_ddp.config import Config, load_config
 from plgen_ddp.image_files import index_images
-from plgen_ddp.label.labels import label_image
+from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.rule import Rule, name_table
 from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
-from plgen_ddp.records import EVIDENCE, Regions
+from plgen_ddp.records import EVIDENCE, PseudoLabels, Regions
 from plgen_ddp.score.images import plan_units
 from plgen_ddp.score.job import Weights, load_models, score_units
 from plgen_ddp.store import Manifest, RegionStore
@@ -58,12 +58,9 @@ def scored(dataset, tiny_models, tmp_path_factory) -> Compared:
     return compare(*dataset, tiny_models, tmp_path_factory.mktemp("recipe"), IMAGES, min_size=5.0)
 
 
-def stored_regions(root: Path, annotations: Path, models: Any, output: Path, count: int, **options: float) -> Any:
-    """(config, images, similarity, regions by image id) of stage 1, with other options of `detector`."""
-    changes = [f"detector.{name}={value}" for name, value in options.items()]
-    config = load_config(
-        CONFIGS / "coco_vlplm.yaml", [*models.overrides(), f"run.output={output}", "run.workers=0", *changes]
-    )
+def compare(root: Path, annotations: Path, models: Any, output: Path, count: int, min_size: float) -> Compared:
+    words = [*models.words(), f"run.output={output}", "run.workers=0", f"detector.min_box_size={min_size}"]
+    config = load_config(CONFIGS / "coco_vlplm.yaml", words)
     index = index_images(CocoFile(annotations, "data.annotations").images(), str(root), annotations).first(count)
     ours = load_models(config, Weights(models.weights, models.clip), CPU)
     units = plan_units(index, ours.proposals.padded_size, 64)
@@ -71,11 +68,6 @@ def stored_regions(root: Path, annotations: Path, models: Any, output: Path, cou
     store.open_for_scoring(Manifest(ours.encoder.dim, ours.encoder.similarity, {"dataset": {}}, {}))
     score_units(config, index, units, ours, lambda images: None)
     stored = {image.image_id: image for path in store.part_paths() for image in store.read_part(path)}
-    return config, index, ours.encoder.similarity, stored
-
-
-def compare(root: Path, annotations: Path, models: Any, output: Path, count: int, min_size: float) -> Compared:
-    config, index, similarity, stored = stored_regions(root, annotations, models, output, count, min_box_size=min_size)
 
     cfg = get_cfg()
     cfg.merge_from_file(str(models.config))
@@ -84,14 +76,23 @@ def compare(root: Path, annotations: Path, models: Any, output: Path, count: int
     DetectionCheckpointer(detector).load(str(models.weights))
     clip_model, preprocess = clip.load(str(models.clip), device="cpu")
     pixels = {int(image_id): cv2.imread(str(index.path(place))) for place, image_id in enumerate(index.image_ids)}
+    recipe = reference_recipe.Recipe(min_size=min_size)
     regions, evidence = (
         {
-            image_id: of(detector, cfg, clip_model, preprocess, image_bgr, min_size=min_size)
+            image_id: of(detector, cfg, clip_model, preprocess, image_bgr, recipe)
             for image_id, image_bgr in pixels.items()
         }
         for of in (reference_recipe.reference_regions, reference_recipe.reference_evidence)
     )
-    return Compared(config, similarity, stored, regions, evidence, clip_model)
+    return Compared(config, ours.encoder.similarity, stored, regions, evidence, clip_model)
+
+
+def labels_of(regions: Regions, texts: np.ndarray, similarity: Any, config: Config) -> PseudoLabels:
+    """The pseudo labels of one image; a category's id is the name's place among the novel ones, from 1."""
+    rule = Rule(config.label, name_table(read_vocabulary(config), (), config.label), texts, similarity)
+    scored = rule.score(regions, rule.cosines(regions), (1, 1))  # the recipes look at no extent
+    kept = kept_boxes(regions.boxes_xyxy, scored, np.empty((0, 4)), config.label, config.label.score_threshold)
+    return label_image(regions, scored, kept, np.arange(len(texts)) + 1)
 
 
 def assert_equal_regions(compared):
@@ -147,48 +148,9 @@ def test_labels_from_our_regions_are_the_recipes_from_its_own(scored, preset):
         theirs = reference_recipe.reference_labels(
             image_id, expected.boxes_xyxy, expected.objectness, expected.embeddings @ texts.T, ids.tolist(), preset
         )
-        ours = label_image(scored.stored[image_id], texts.numpy(), ids, scored.similarity, options.label).rows(-1)
+        ours = labels_of(scored.stored[image_id], texts.numpy(), scored.similarity, options).rows(-1)
         made += len(theirs)
         rows = {(row["category_id"], *np.round(row["bbox"], 2)) for row in theirs}
         agreed += len(rows & {(row.category_id, *np.round(row.bbox, 2)) for row in ours})
     # Storing embeddings in float16 moves a probability by up to 0.002: some boxes lie that close to the threshold.
     assert made > 50 and agreed >= 0.98 * made
-
-
-def test_boxes_that_no_threshold_can_reach_change_no_label_when_they_are_dropped(
-    dataset, tiny_models, tmp_path, scored
-):
-    """VL-PLM keeps scores above 0.8, half of which is objectness: under 0.6, no name's probability is enough."""
-    *_, stored = stored_regions(*dataset, tiny_models, tmp_path, IMAGES, min_objectness=0.6)
-    options = load_config(CONFIGS / "coco_vlplm.yaml")
-    names, templates = read_vocabulary(options).novel, read_templates(options)
-    texts = reference_recipe.reference_text_embeddings(scored.clip_model, names, templates).numpy()
-    ids = np.arange(len(names)) + 1
-    made = dropped = 0
-    for image_id, whole in scored.stored.items():
-        assert (stored[image_id].objectness >= np.float32(0.6)).all()
-        dropped += len(whole.objectness) - len(stored[image_id].objectness)
-        expected, found = (
-            label_image(regions, texts, ids, scored.similarity, options.label) for regions in (whole, stored[image_id])
-        )
-        made += len(expected)
-        for name in ("image_ids", "category_ids", "boxes_xywh", "objectness"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-        # A crop's embedding may differ in its last digit with the crops that are beside it in a CLIP batch.
-        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
-    assert made > 50 and dropped > 500
-
-
-def test_text_embeddings_have_the_same_bits_on_one_and_two_threads(tiny_models):
-    options = ClipConfig(model=str(tiny_models.clip), precision="fp32")
-    model = load_encoder(options, tiny_models.clip, CPU)
-    prompts = [f"a photo of a {name}." for name in ("cat", "dog", "traffic light")] * 21
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(model.encode_texts(prompts))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(*results)

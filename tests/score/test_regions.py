@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES
+from devices import DEVICES
 
 from plgen_ddp.benchmark.seeded_models import write_tiny_clip
 from plgen_ddp.config import ClipConfig

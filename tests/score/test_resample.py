@@ -1,7 +1,6 @@
 """Crops and resizes against Pillow's and torchvision's own, on noise, gradients and photos."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,20 +292,11 @@ def test_wrong_arguments_are_refused():
         resample.resize_images(pixels, [9], [8], [(4, 4)])
 
 
-def coco_mini() -> Path | None:
-    """Real photos, where the checkout or a folder above it has `shared/data/coco_mini`."""
-    folders = (parent / "shared" / "data" / "coco_mini" for parent in Path(__file__).resolve().parents)
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-@pytest.mark.skipif(coco_mini() is None, reason="needs the photos of shared/data/coco_mini")
-def test_photos():
+def test_photos(coco_mini):
     """Annotated objects, at scales 1.0 and 1.5 about their centre, of five photos."""
-    root = coco_mini()
-    assert root is not None
-    coco = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    coco = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
     for record in coco["images"][:5]:
-        image = np.array(Image.open(root / "val2017" / record["file_name"]).convert("RGB"))
+        image = np.array(Image.open(coco_mini / "val2017" / record["file_name"]).convert("RGB"))
         height, width = image.shape[:2]
         windows = []
         for x, y, w, h in [a["bbox"] for a in coco["annotations"] if a["image_id"] == record["id"]][:6]:

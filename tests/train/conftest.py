@@ -1,14 +1,12 @@
 """Fixtures of the trainer's tests: drawn scenes, a tiny detector, and the user's command in this process."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from commands import REPOSITORY, call
 
 from plgen_ddp.benchmark.seeded_models import TINY_DETECTOR_YAML
 from plgen_ddp.demo.scenes import write_scenes
@@ -73,21 +71,13 @@ def configuration() -> Callable[..., ProposalTrainingConfig]:
     return lambda words: load_structured(ProposalTrainingConfig, words[1], words[2:])
 
 
-def _launcher(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "launch" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def launch(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a command of launch/ in this process; returns what it prints."""
 
-    def start(name: str, *words: object) -> str:
+    def start(name: str, *words: str | Path) -> str:
         capsys.readouterr()
-        assert _launcher(name).main([str(word) for word in words]) == 0
+        call(name, *words)
         return "".join(capsys.readouterr())
 
     return start
@@ -97,10 +87,10 @@ def launch(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the trainer's command in this process; returns the line that it prints when it stops with status 2."""
 
-    def start(*words: object) -> str:
+    def start(*words: str | Path) -> str:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            _launcher("train_proposals").main([str(word) for word in words])
+            call("train_proposals", *words)
         printed = capsys.readouterr()
         assert stopped.value.code == 2
         *before, last = printed.err.splitlines()

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 import torch
-from conftest import REPOSITORY, command, run
+from commands import REPOSITORY, command, run
 
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.demo.scenes import CATEGORIES, NOVEL

@@ -1,0 +1,49 @@
+"""How boxes lie to each other, and which of them find an object. Pure functions on arrays, float64, xyxy."""
+
+import numpy as np
+
+
+def intersections(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """The common area of each pair, (n, m), of boxes (n, 4) and others (m, 4)."""
+    low = np.maximum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
+    high = np.minimum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(axis=2)
+
+
+def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """(n,), of boxes (n, 4)."""
+    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
+
+
+def ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """Intersection over union of each pair, (n, m); 0 for two boxes without area."""
+    shared = intersections(boxes_xyxy, others_xyxy)
+    union = areas(boxes_xyxy)[:, None] + areas(others_xyxy)[None, :] - shared
+    return shared / np.maximum(union, np.finfo(np.float64).tiny)
+
+
+def covered(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """The share of each box's own area that lies in each of the others, (n, m)."""
+    own = np.maximum(areas(boxes_xyxy), np.finfo(np.float64).tiny)
+    return intersections(boxes_xyxy, others_xyxy) / own[:, None]
+
+
+def match_one_to_one(overlap: np.ndarray, same_name: np.ndarray, iou: float) -> np.ndarray:
+    """Which labels of one image are right: each takes the free object of its name that it overlaps most.
+
+    Args:
+        overlap: IoU float64 (n, m) of labels, by falling score, and objects.
+        same_name: bool (n, m).
+        iou: the smallest overlap of a match.
+
+    Returns:
+        bool (n,).
+    """
+    free = np.where(same_name, overlap, 0)
+    right = np.zeros(len(free), bool)
+    for label in np.flatnonzero((free >= iou).any(axis=1)).tolist():
+        best = int(free[label].argmax())
+        if free[label, best] >= iou:
+            right[label] = True
+            free[:, best] = 0
+    return right

@@ -1,0 +1,26 @@
+"""Logistic regression, by scikit-learn. The only file that knows it."""
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+
+def fit_logistic(
+    rows: np.ndarray, right: np.ndarray, *, inverse_penalty: float, balanced: bool = False
+) -> tuple[np.ndarray, float]:
+    """Fits P(right) = sigmoid(rows . coefficients + intercept). The same bits on any number of cores.
+
+    Args:
+        rows: float64 (n, f). right: bool (n,), with both answers in it.
+        inverse_penalty: of the squared coefficients; a larger one fits closer.
+        balanced: weigh both answers alike, however many rows each has.
+
+    Returns:
+        (coefficients float64 (f,), intercept).
+    """
+    from sklearn.linear_model import LogisticRegression  # half a second that most rules need not spend
+
+    # After the import, which loads a BLAS of its own: on several threads it sums in another order.
+    with threadpool_limits(1):
+        weight = "balanced" if balanced else None
+        model = LogisticRegression(C=inverse_penalty, max_iter=500, tol=1e-6, class_weight=weight).fit(rows, right)
+    return model.coef_[0], float(model.intercept_[0])

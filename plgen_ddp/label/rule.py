@@ -1,0 +1,221 @@
+"""One labelling rule, ready to score the boxes of images: names, class score, box score, fusion.
+
+The families of the literature are choices in `label.class_score`, `label.box_score` and `label.fusion`, not branches of
+the code. A rule scores one group of names, the novel ones. To choose thresholds and to train classifiers it scores the
+base names in the same way, as if they were the novel ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from plgen_ddp.config import LabelConfig
+from plgen_ddp.errors import UserError
+from plgen_ddp.label.box_scores import COLUMNS, column_score, fuse
+from plgen_ddp.label.class_scores import best_names, cosines, hierarchical, probabilities
+from plgen_ddp.label.retrieval import NameClassifiers
+from plgen_ddp.label.verified import Classifier, NamedBoxes, box_features, pair_features
+from plgen_ddp.label.vocabulary import Vocabulary
+from plgen_ddp.records import Regions, Similarity
+
+Group = Literal["novel", "base"]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of a group's hierarchy. columns: of its words in the table. owner: int64, whose word each is."""
+
+    columns: slice
+    owner: np.ndarray
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """The text embeddings that a rule looks at, in one matrix.
+
+    Attributes:
+        words: what stands in the prompts of each row.
+        novel, base, others: how many rows of each there are, in this order; others are distractors and background.
+        levels: of the groups that the hierarchy rule scores, (super level, sub level).
+    """
+
+    words: list[tuple[str, ...]]
+    novel: int
+    base: int
+    others: int
+    levels: dict[Group, tuple[Level, Level]]
+
+    def asked(self, group: Group) -> np.ndarray:
+        """The rows of a group's names."""
+        return np.arange(self.novel) if group == "novel" else self.novel + np.arange(self.base)
+
+    def all_names(self, group: Group) -> np.ndarray:
+        """The rows of all names, those of the group first."""
+        rows = np.arange(self.novel + self.base + self.others)
+        return np.concatenate([self.asked(group), np.setdiff1d(rows, self.asked(group))])
+
+
+def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: LabelConfig) -> NameTable:
+    """The names that a rule needs: novel ones and distractors, and for most rules base names and hierarchies.
+
+    Args:
+        base_names: of the JSON's base categories, in their order.
+
+    Raises:
+        UserError: the rule looks at super and sub words, and a name has none.
+    """
+
+    def words_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+        return [vocabulary.aliases.get(name, (name,)) for name in names]
+
+    words = words_of(vocabulary.novel)
+    base = words_of(base_names) if needs_base_names(options) else []
+    words += base + words_of(vocabulary.distractors)
+    levels: dict[Group, tuple[Level, Level]] = {}
+    groups: dict[Group, Sequence[str]] = {}
+    if uses_hierarchy(options):
+        groups["novel"] = vocabulary.novel
+        if options.threshold != "fixed" and base_names:  # else the rule scores no base name
+            groups["base"] = base_names
+    for group, names in groups.items():
+        _check_levels(vocabulary, group, names, options)
+        found = []
+        for level in (vocabulary.supers, vocabulary.subs):
+            start = len(words)
+            owner = np.repeat(np.arange(len(names)), [len(level[name]) for name in names])
+            words += [(word,) for name in names for word in level[name]]
+            found.append(Level(slice(start, len(words)), owner))
+        levels[group] = (found[0], found[1])
+    return NameTable(words, len(vocabulary.novel), len(base), len(vocabulary.distractors), levels)
+
+
+def needs_base_names(options: LabelConfig) -> bool:
+    """Whether a rule looks at base names at all; the recipes do not."""
+    scores_them = options.box_score == "verified" or options.threshold != "fixed"
+    return scores_them or options.class_score in ("all", "retrieved")
+
+
+def uses_hierarchy(options: LabelConfig) -> bool:
+    """Whether a rule looks at super and sub words; `verified` judges names itself."""
+    return options.class_score == "hierarchy" and options.box_score != "verified"
+
+
+def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], options: LabelConfig) -> None:
+    for title, level in (("super", vocabulary.supers), ("sub", vocabulary.subs)):
+        lacking = [name for name in names if not level.get(name)]
+        if lacking:
+            shown = ", ".join(map(repr, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+            fix = "add them to label.vocabulary or use another class_score"
+            if group == "base":
+                fix += f" (label.threshold {options.threshold} labels base names too; fixed needs none of theirs)"
+            raise UserError(
+                f"label.class_score is hierarchy, and {len(lacking)} of {len(names)} {group} names have no {title} "
+                f"words: {shown}; {fix}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBoxes:
+    """The boxes of one image, (n,) each: one name int64, an index into the group's names, and its scores float64."""
+
+    name: np.ndarray
+    class_score: np.ndarray
+    box_score: np.ndarray
+    score: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A labelling rule over a table of names.
+
+    Attributes:
+        text_embeddings: float32 (words of the table, d), unit length.
+        cosine_mean, cosine_deviation: float64, over a sample of the store, of each name of the table; for
+            `label.box_score` verified; None until measured.
+        classifier: for `label.box_score` learned and verified; None until trained.
+        name_classifiers: for `label.class_score` retrieved; None until trained.
+    """
+
+    options: LabelConfig
+    table: NameTable
+    text_embeddings: np.ndarray
+    similarity: Similarity
+    cosine_mean: np.ndarray | None = None
+    cosine_deviation: np.ndarray | None = None
+    classifier: Classifier | None = None
+    name_classifiers: NameClassifiers | None = None
+
+    def __post_init__(self) -> None:
+        if self.options.temperature is not None:
+            fixed = replace(self.similarity, temperature=self.options.temperature)
+            object.__setattr__(self, "similarity", fixed)
+
+    def cosines(self, regions: Regions) -> np.ndarray:
+        """Cosines float64 (n, words) of an image's regions with the words of the table."""
+        return cosines(regions.embeddings, self.text_embeddings)
+
+    def score(
+        self, regions: Regions, cosine: np.ndarray, extent: tuple[int, int], group: Group = "novel"
+    ) -> ScoredBoxes:
+        """A name and its scores for each box of an image.
+
+        Args:
+            cosine: from `cosines`.
+            extent: (width, height) of the image, pixels.
+            group: the names that are asked for.
+        """
+        options = self.options
+        if options.box_score == "verified":
+            named = self.named(cosine, group)
+            score = self._classify(pair_features(regions, named, extent), regions.image_id)
+            return ScoredBoxes(named.name, named.probability, score, score)
+        if options.class_score == "retrieved":
+            assert self.name_classifiers is not None, "trained before the first image is labelled"
+            name, class_score = best_names(
+                self.name_classifiers(regions.embeddings)[:, self.table.asked(group)], len(self.table.asked(group))
+            )
+        else:
+            name, class_score = self._names(cosine, group)
+        if options.box_score == "none":
+            box_score = np.ones(len(name))
+        elif options.box_score in COLUMNS:
+            box_score = column_score(regions, options.box_score)
+        else:
+            box_score = self._classify(box_features(regions, extent), regions.image_id)
+        fused = fuse(class_score, box_score, options.fusion, options.objectness_weight)
+        return ScoredBoxes(name, class_score, box_score, fused)
+
+    def named(self, cosine: np.ndarray, group: Group) -> NamedBoxes:
+        """The likeliest of a group's names for each box, among all names; what `verified` looks at."""
+        rows = self.table.all_names(group)
+        asked = len(self.table.asked(group))
+        probability = probabilities(cosine[:, rows], self.similarity)
+        name, best = best_names(probability, asked)
+        probability[np.arange(len(name)), name] = 0
+        assert self.cosine_mean is not None and self.cosine_deviation is not None, "measured before the first image"
+        row = rows[name]
+        typical = (cosine[np.arange(len(row)), row] - self.cosine_mean[row]) / self.cosine_deviation[row]
+        return NamedBoxes(name, best, probability.max(axis=1), typical)
+
+    def _names(self, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
+        """The name of each box and its probability, by `label.class_score`."""
+        asked = self.table.asked(group)
+        if self.options.class_score == "all":
+            probability = probabilities(cosine[:, self.table.all_names(group)], self.similarity)
+            name, best = best_names(probability, len(asked))
+            if self.options.require_novel:
+                best = np.where(probability.argmax(axis=1) < len(asked), best, 0)
+            return name, best
+        rivals = np.arange(self.table.novel + self.table.base, self.table.novel + self.table.base + self.table.others)
+        probability = probabilities(cosine[:, np.concatenate([asked, rivals])], self.similarity)
+        if self.options.class_score == "hierarchy":
+            upper, lower = self.table.levels[group]
+            words = [probabilities(cosine[:, level.columns], self.similarity) for level in (upper, lower)]
+            probability = hierarchical(probability[:, : len(asked)], words[0], upper.owner, words[1], lower.owner)
+        return best_names(probability, len(asked))
+
+    def _classify(self, features: dict[str, np.ndarray], image_id: int) -> np.ndarray:
+        assert self.classifier is not None, "trained before the first image is labelled"
+        return self.classifier(features, image_id)

@@ -1,0 +1,112 @@
+"""What labels are right, and what the wrong ones are: one to one with ground truth, at the labels' own threshold.
+
+AP ranks labels and never punishes those at its end: it always votes for the lowest threshold. A training takes every
+label of the file, so what counts for it is the share of right ones, and how many objects they find.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from plgen_ddp.boxes import covered, ious, match_one_to_one
+
+RIGHT_IOU = 0.5
+PART = 0.8
+"""A wrong box is a part of an object from this share of its area inside it on."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelQuality:
+    """Labels of novel names against ground truth of novel and base names.
+
+    Attributes:
+        labels, objects, images: how many there are; objects are of novel names.
+        precision, recall, f1: at IoU 0.5, each object found once, in [0, 1].
+        on_nothing: share of labels with an IoU under 0.5 with every novel object; it is the sum of the next three.
+        base_object: of these, on an object of a base name. part: inside a novel object. background: the others.
+        wrong_name: share of labels on a novel object of another name. duplicate: on one that is found already.
+        reliability: for each tenth of the confidence, (labels, their mean confidence, share of right ones).
+    """
+
+    labels: int
+    objects: int
+    images: int
+    precision: float
+    recall: float
+    f1: float
+    on_nothing: float
+    base_object: float
+    part: float
+    background: float
+    wrong_name: float
+    duplicate: float
+    reliability: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBoxes:
+    """Boxes of one image: float64 (n, 4) xyxy, names int64 (n,), scores float64 (n,) (1 for objects)."""
+
+    boxes_xyxy: np.ndarray
+    names: np.ndarray
+    scores: np.ndarray
+
+
+def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -> LabelQuality:
+    """Counts over images, each (labels, novel objects, base objects); crowds are left out by the caller."""
+    kinds = dict.fromkeys(("right", "duplicate", "wrong_name", "base_object", "part", "background"), 0)
+    scores, hits, objects = [], [], 0
+    for labels, novel, base in images:
+        order = np.argsort(-labels.scores, kind="stable")
+        boxes, names = labels.boxes_xyxy[order], labels.names[order]
+        overlap = ious(boxes, novel.boxes_xyxy)
+        same = names[:, None] == novel.names[None, :]
+        right = match_one_to_one(overlap, same, RIGHT_IOU)
+        on_own = (np.where(same, overlap, 0) >= RIGHT_IOU).any(axis=1)
+        on_novel = (overlap >= RIGHT_IOU).any(axis=1)
+        on_base = (ious(boxes, base.boxes_xyxy) >= RIGHT_IOU).any(axis=1)
+        part = (covered(boxes, novel.boxes_xyxy) >= PART).any(axis=1)
+        rest = ~right
+        for kind, which in (
+            ("duplicate", on_own),
+            ("wrong_name", on_novel),
+            ("base_object", on_base),
+            ("part", part),
+            ("background", np.ones(len(names), bool)),
+        ):
+            kinds[kind] += int((rest & which).sum())
+            rest &= ~which
+        kinds["right"] += int(right.sum())
+        scores.append(labels.scores[order])
+        hits.append(right)
+        objects += len(novel.names)
+    every = np.concatenate(scores) if scores else np.empty(0)
+    found = np.concatenate(hits) if hits else np.empty(0, bool)
+    count = max(len(every), 1)
+    precision, recall = kinds["right"] / count, kinds["right"] / max(objects, 1)
+    return LabelQuality(
+        labels=len(every),
+        objects=objects,
+        images=len(images),
+        precision=precision,
+        recall=recall,
+        f1=2 * precision * recall / max(precision + recall, 1e-12),
+        on_nothing=(kinds["base_object"] + kinds["part"] + kinds["background"]) / count,
+        base_object=kinds["base_object"] / count,
+        part=kinds["part"] / count,
+        background=kinds["background"] / count,
+        wrong_name=kinds["wrong_name"] / count,
+        duplicate=kinds["duplicate"] / count,
+        reliability=_reliability(every, found),
+    )
+
+
+def _reliability(scores: np.ndarray, right: np.ndarray) -> tuple[tuple[int, float, float], ...]:
+    tenth = np.minimum((scores * 10).astype(int), 9)
+    rows = []
+    for number in range(10):
+        chosen = tenth == number
+        if chosen.any():
+            rows.append((int(chosen.sum()), float(scores[chosen].mean()), float(right[chosen].mean())))
+    return tuple(rows)
