@@ -53,8 +53,9 @@ class NameTable:
 
     def all_names(self, group: Group) -> np.ndarray:
         """The rows of all names, those of the group first."""
-        rows = np.arange(self.novel + self.base + self.others)
-        return np.concatenate([self.asked(group), np.setdiff1d(rows, self.asked(group))])
+        named = self.novel + self.base
+        others = self.novel + np.arange(self.base) if group == "novel" else np.arange(self.novel)
+        return np.concatenate([self.asked(group), others, named + np.arange(self.others)])
 
 
 def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: LabelConfig) -> NameTable:

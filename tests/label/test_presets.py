@@ -54,7 +54,7 @@ def test_the_header_of_a_preset_has_its_command(preset):
             "lpovod",
             {"class_score": "retrieved", "fusion": "class_only", "box_score": "objectness", "box_threshold": 0.5},
         ),
-        ("best", {"box_score": "verified", "threshold": "f_beta_base", "suppress": ("inside", "base_iou")}),
+        ("best", {"box_score": "verified", "threshold": "f_beta_base", "suppress": ["inside", "base_iou"]}),
         ("aggdet", {"box_score": "agreement", "fusion": "geometric", "threshold": "f_beta_base"}),
     ],
 )

@@ -349,7 +349,8 @@ def test_a_threshold_from_base_names_needs_base_annotations(demo_words, tmp_path
 
 def test_a_hierarchy_is_recorded_and_a_vocabulary_without_one_is_refused(demo_words, tmp_path, capsys):
     hierarchy = "label.class_score=hierarchy"
-    line = mistake(demo_words, capsys, f"label.output={tmp_path / 'x.json'}", hierarchy)
+    plain_names = "label.vocabulary=[heart, fish, mushroom, umbrella, key, cup]"
+    line = mistake(demo_words, capsys, f"label.output={tmp_path / 'x.json'}", hierarchy, plain_names)
     assert "6 of 6 novel names have no super words" in line
     words = "novel: [heart, fish], supers: {heart: [figure], fish: [animal]}, subs: {heart: [love], fish: [carp, eel]}"
     annotations, settings, _ = labelled(
