@@ -16,6 +16,7 @@ from plgen_ddp.label.rule import Rule
 from plgen_ddp.label.thresholds import ChosenThreshold, best_f_beta, lowest_with_precision
 from plgen_ddp.label.verified import (
     RIGHT_IOU,
+    TAUGHT_IOU,
     Classifier,
     box_features,
     fewest_to_learn_from,
@@ -110,13 +111,14 @@ def _train_classifier(rule: Rule, sample: Sequence[SampledImage]) -> Classifier:
         overlap = ious(image.regions.boxes_xyxy.astype(np.float64), image.base_boxes_xyxy)
         if rule.options.box_score == "verified":
             named = rule.named(image.cosine, "base")
-            rows.append(pair_features(image.regions, named, image.extent))
-            overlap = np.where(named.name[:, None] == image.base_names[None, :], overlap, 0)
-            right.append(overlap.max(axis=1, initial=0) >= RIGHT_IOU)
+            asked = named.likely()
+            rows.append(pair_features(image.regions, named, image.extent, asked))
+            overlap = np.where(named.name[:, None] == image.base_names[None, :], overlap, 0)[asked]
+            right.append(overlap.max(axis=1, initial=0) >= TAUGHT_IOU)
         else:
             rows.append(box_features(image.regions, image.extent))
             right.append(overlap.max(axis=1, initial=0) >= _FITS_IOU)
-        image_ids.append(np.full(len(image.regions.objectness), image.regions.image_id))
+        image_ids.append(np.full(len(right[-1]), image.regions.image_id))
     answers = np.concatenate(right) if right else np.empty(0, bool)
     images = np.concatenate(image_ids) if image_ids else np.empty(0, np.int64)
     if fewest_to_learn_from(answers, images) < _FEWEST:

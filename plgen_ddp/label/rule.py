@@ -14,7 +14,7 @@ import numpy as np
 from plgen_ddp.config import LabelConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.box_scores import COLUMNS, column_score, fuse
-from plgen_ddp.label.class_scores import best_names, cosines, hierarchical, probabilities
+from plgen_ddp.label.class_scores import best_names, confirmed, cosines, hierarchical, probabilities
 from plgen_ddp.label.retrieval import NameClassifiers
 from plgen_ddp.label.verified import Classifier, NamedBoxes, box_features, pair_features
 from plgen_ddp.label.vocabulary import Vocabulary
@@ -53,8 +53,9 @@ class NameTable:
 
     def all_names(self, group: Group) -> np.ndarray:
         """The rows of all names, those of the group first."""
-        rows = np.arange(self.novel + self.base + self.others)
-        return np.concatenate([self.asked(group), np.setdiff1d(rows, self.asked(group))])
+        named = self.novel + self.base
+        others = self.novel + np.arange(self.base) if group == "novel" else np.arange(self.novel)
+        return np.concatenate([self.asked(group), others, named + np.arange(self.others)])
 
 
 def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: LabelConfig) -> NameTable:
@@ -79,6 +80,8 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
         groups["novel"] = vocabulary.novel
         if options.threshold != "fixed" and base_names:  # else the rule scores no base name
             groups["base"] = base_names
+    elif options.box_score == "verified" and base_names and _has_hierarchy(vocabulary, base_names):
+        groups |= {"novel": vocabulary.novel, "base": base_names}
     for group, names in groups.items():
         _check_levels(vocabulary, group, names, options)
         found = []
@@ -98,8 +101,14 @@ def needs_base_names(options: LabelConfig) -> bool:
 
 
 def uses_hierarchy(options: LabelConfig) -> bool:
-    """Whether a rule looks at super and sub words; `verified` judges names itself."""
+    """Whether a rule needs super and sub words; `verified` looks at them where there are some."""
     return options.class_score == "hierarchy" and options.box_score != "verified"
+
+
+def _has_hierarchy(vocabulary: Vocabulary, base_names: Sequence[str]) -> bool:
+    """Whether every novel and base name has super and sub words."""
+    names = (*vocabulary.novel, *base_names)
+    return all(level.get(name) for name in names for level in (vocabulary.supers, vocabulary.subs))
 
 
 def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], options: LabelConfig) -> None:
@@ -153,8 +162,18 @@ class Rule:
             object.__setattr__(self, "similarity", fixed)
 
     def cosines(self, regions: Regions) -> np.ndarray:
-        """Cosines float64 (n, words) of an image's regions with the words of the table."""
-        return cosines(regions.embeddings, self.text_embeddings)
+        """Cosines float64 (n, words) of an image's regions with the words of the table.
+
+        Raises:
+            UserError: an embedding is not a number, and would be no label without a word.
+        """
+        found = cosines(regions.embeddings, self.text_embeddings)
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"run.output: an embedding of image {regions.image_id} in the store is NaN; remove the part that holds "
+                "the image and run scoring again"
+            )
+        return found
 
     def score(
         self, regions: Regions, cosine: np.ndarray, extent: tuple[int, int], group: Group = "novel"
@@ -169,15 +188,10 @@ class Rule:
         options = self.options
         if options.box_score == "verified":
             named = self.named(cosine, group)
-            score = self._classify(pair_features(regions, named, extent), regions.image_id)
+            rows, score = named.likely(), np.zeros(len(named.name))
+            score[rows] = self._classify(pair_features(regions, named, extent, rows), regions.image_id)
             return ScoredBoxes(named.name, named.probability, score, score)
-        if options.class_score == "retrieved":
-            assert self.name_classifiers is not None, "trained before the first image is labelled"
-            name, class_score = best_names(
-                self.name_classifiers(regions.embeddings)[:, self.table.asked(group)], len(self.table.asked(group))
-            )
-        else:
-            name, class_score = self._names(cosine, group)
+        name, class_score = self._names(regions, cosine, group)
         if options.box_score == "none":
             box_score = np.ones(len(name))
         elif options.box_score in COLUMNS:
@@ -193,15 +207,36 @@ class Rule:
         asked = len(self.table.asked(group))
         probability = probabilities(cosine[:, rows], self.similarity)
         name, best = best_names(probability, asked)
+        share = best / np.maximum(probability.sum(axis=1), np.finfo(np.float64).tiny)
+        of_group, levels = probability[:, :asked].sum(axis=1), self._levels(cosine, probability, name, group)
         probability[np.arange(len(name)), name] = 0
         assert self.cosine_mean is not None and self.cosine_deviation is not None, "measured before the first image"
         row = rows[name]
         typical = (cosine[np.arange(len(row)), row] - self.cosine_mean[row]) / self.cosine_deviation[row]
-        return NamedBoxes(name, best, probability.max(axis=1), typical)
+        return NamedBoxes(name, best, share, probability.max(axis=1), of_group, typical, levels)
 
-    def _names(self, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
+    def _levels(
+        self, cosine: np.ndarray, probability: np.ndarray, name: np.ndarray, group: Group
+    ) -> tuple[np.ndarray, ...]:
+        """How the super and the sub level confirm each box's name among all names, where they have words."""
+        if not self.table.levels:
+            return ()
+        names = self.table.novel + self.table.base
+        other: Group = "base" if group == "novel" else "novel"
+        found = []
+        for own, others in zip(self.table.levels[group], self.table.levels[other], strict=True):
+            words = np.concatenate([cosine[:, own.columns], cosine[:, others.columns]], axis=1)
+            owner = np.concatenate([own.owner, others.owner + len(self.table.asked(group))])
+            level = confirmed(probability[:, :names], probabilities(words, self.similarity), owner)
+            found.append(level[np.arange(len(name)), name])
+        return tuple(found)
+
+    def _names(self, regions: Regions, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
         """The name of each box and its probability, by `label.class_score`."""
         asked = self.table.asked(group)
+        if self.options.class_score == "retrieved":
+            assert self.name_classifiers is not None, "trained before the first image is labelled"
+            return best_names(self.name_classifiers(regions.embeddings)[:, asked], len(asked))
         if self.options.class_score == "all":
             probability = probabilities(cosine[:, self.table.all_names(group)], self.similarity)
             name, best = best_names(probability, len(asked))

@@ -14,7 +14,7 @@ PRESETS = sorted(path.stem for path in CONFIGS.glob("coco_*.yaml"))
 
 
 def test_every_family_has_its_preset():
-    families = {"vlplm", "marvelovd", "sasdet", "dstdet", "hcc", "aggdet"}
+    families = {"vlplm", "marvelovd", "sasdet", "dstdet", "hcc", "aggdet", "lpovod", "best"}
     assert {f"coco_{family}" for family in families} <= set(PRESETS)
 
 
@@ -50,9 +50,23 @@ def test_the_header_of_a_preset_has_its_command(preset):
         ("sasdet", {"box_score": "objectness", "fusion": "mean", "objectness_weight": 0.5, "score_threshold": 0.9}),
         ("dstdet", {"class_score": "all", "require_novel": True, "fusion": "class_only", "score_threshold": 0.8}),
         ("hcc", {"class_score": "hierarchy", "box_score": "learned", "score_threshold": 0.8, "box_threshold": 0.3}),
+        (
+            "lpovod",
+            {"class_score": "retrieved", "fusion": "class_only", "box_score": "objectness", "box_threshold": 0.5},
+        ),
+        ("best", {"box_score": "verified", "threshold": "f_beta_base", "suppress": ["inside", "base_iou"]}),
         ("aggdet", {"box_score": "agreement", "fusion": "geometric", "threshold": "f_beta_base"}),
     ],
 )
 def test_a_preset_has_the_published_rule(preset, options):
     label = asdict(load_config(f"coco_{preset}").label)
     assert {name: label[name] for name in options} == options
+
+
+def test_the_demos_best_rule_is_that_of_coco_over_the_demos_store():
+    best, coco, demo = (load_config(name) for name in ("demo_best", "coco_best", "demo"))
+    own = {"vocabulary", "templates", "temperature"}
+    one, other = ({k: v for k, v in asdict(config.label).items() if k not in own} for config in (best, coco))
+    assert one == other
+    for section in ("data", "detector", "clip", "run"):
+        assert getattr(best, section) == getattr(demo, section)
