@@ -20,7 +20,7 @@ ALLOWED = {
     "encoders": set(),
     "score": {"encoders"},
     "label": {"encoders"},  # in label/job.py alone, and only for names that the store has not seen
-    "report": set(),
+    "report": {"label"},  # it labels a store by several rules, and compares them
     "train": {"score", "label"},  # the same images and detector as stage 1, the same split into base and novel
     "demo": {"report", "train"},  # train/weights.py writes its models; everything else it runs as commands
     "benchmark": {"score", "label", "encoders"},
