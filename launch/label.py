@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from plgen_ddp.command_line import command_line
 from plgen_ddp.config import load_config
 from plgen_ddp.console import one_line_errors, print_labels
-from plgen_ddp.label.job import LABELLING_REQUIRES, label_store, plan_labelling
+from plgen_ddp.label.job import label_store
+from plgen_ddp.label.plan import LABELLING_REQUIRES, plan_labelling
 
 
 def main(words: Sequence[str] | None = None) -> int:

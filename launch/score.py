@@ -27,7 +27,8 @@ from plgen_ddp.console import (
     rank_log,
 )
 from plgen_ddp.device import prepare_device
-from plgen_ddp.label.job import LABELLING_REQUIRES, check_before_scoring, label_store, plan_labelling
+from plgen_ddp.label.job import check_before_scoring, label_store
+from plgen_ddp.label.plan import LABELLING_REQUIRES, plan_labelling
 from plgen_ddp.options import given
 from plgen_ddp.score.images import units_of_rank
 from plgen_ddp.score.job import (

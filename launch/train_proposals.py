@@ -12,12 +12,11 @@ metrics.json, and in log/ what each rank logged.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import one_line_errors, print_line, rank_log
+from plgen_ddp.console import end_process, one_line_errors, print_line, rank_log
 from plgen_ddp.options import given, load_structured
 from plgen_ddp.train.checkpoints import open_output
 from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
@@ -59,4 +58,4 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

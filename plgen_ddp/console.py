@@ -133,8 +133,8 @@ def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
 def end_process(status: int) -> NoReturn:
     """Ends this process with everything printed, and without the interpreter's own clean-up.
 
-    That clean-up has aborted a finished rank ("terminate called without an active exception", with open_clip imported,
-    in 2 of some 20 runs): it destroys what a library's thread still uses.
+    That clean-up has aborted finished ranks ("terminate called without an active exception", in about one of a hundred
+    runs): it destroys what a library's thread still uses.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

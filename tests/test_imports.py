@@ -19,7 +19,7 @@ ALLOWED = {
     "shared ground": set(),
     "encoders": set(),
     "score": {"encoders"},
-    "label": {"encoders"},  # in label/job.py alone, and only for names that the store has not seen
+    "label": {"encoders"},  # in label/embed_names.py alone, and only for names that the store has not seen
     "report": {"label"},  # it labels a store by several rules, and compares them
     "train": {"score", "label"},  # the same images and detector as stage 1, the same split into base and novel
     "demo": {"report", "train"},  # train/weights.py writes its models; everything else it runs as commands
@@ -105,7 +105,7 @@ def test_arrows_go_down_only(room):
 
 def test_labelling_reaches_for_an_encoder_in_one_place():
     assert {module for module in MODULES if "encoders" in rooms_imported_by(module) and room_of(module) == "label"} == {
-        "label/job.py"
+        "label/embed_names.py"
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import plgen_ddp
-from plgen_ddp.label.job import available_cores
+from plgen_ddp.processor import available_cores
 
 # What decides a CPU's speed in products, as Linux names it.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")

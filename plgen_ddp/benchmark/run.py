@@ -14,8 +14,8 @@ from plgen_ddp.benchmark.processes import TimedJob, measure_job, measure_referen
 from plgen_ddp.benchmark.tables import agreement_table, growth_table, runs_table, scaling_table
 from plgen_ddp.device import DTYPES, resolve_precision
 from plgen_ddp.errors import UserError
-from plgen_ddp.label.job import available_cores
 from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
+from plgen_ddp.processor import available_cores
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from plgen_ddp.config import Config
 from plgen_ddp.console import one_line_errors
 from plgen_ddp.device import peak_gpu_memory, peak_memory, prepare_device
 from plgen_ddp.image_files import ImageIndex, index_images
-from plgen_ddp.label.job import available_cores
 from plgen_ddp.options import given
+from plgen_ddp.processor import available_cores
 from plgen_ddp.score.job import scoring_requires
 from plgen_ddp.score.timing import StageClock
 

@@ -23,8 +23,9 @@ OTHER_WORDS = [
     "label.templates=['a photo of {article} {}.', 'a small {}.']",
 ]
 WORLD = """\
-The world is drawn: 48 scenes of 18 names, and a CLIP as blind to an object's ends as the real one. How the rules compare
-on COCO awaits its real weights; launch/compare.py makes this table from any store, --stand-ins also without novel objects.
+The world is drawn: 48 scenes of 18 names, and a CLIP as blind to an object's ends as the real one. How the rules
+compare on COCO awaits real weights. launch/compare.py makes this table from any store, with --stand-ins also where
+nobody annotated the novel names.
 """
 
 

@@ -1,117 +1,36 @@
 """Stage 2: labels a COCO-format JSON from a region store. No GPU, no detector, no images.
 
-`plan_labelling` reads the inputs and finds every mistake in them; `label_store` then does the work. An encoder, and
-with it torch, is loaded only for names that the store has not seen.
+`plan.py` reads the inputs and finds every mistake in them; `label_store` then does the work.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from plgen_ddp import __version__
-from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
-from plgen_ddp.files import check_output, file_sha256
-from plgen_ddp.image_files import dataset_digest
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
+from plgen_ddp.label.embed_names import check_name_lengths, embed_names
 from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.plan import LabelPlan, plan_labelling
+from plgen_ddp.label.provenance import provenance
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
-from plgen_ddp.label.rule import NameTable, Rule, name_table
-from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
+from plgen_ddp.label.rule import Rule
 from plgen_ddp.label.thresholds import ChosenThreshold
-from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
-from plgen_ddp.options import given, require
+from plgen_ddp.processor import available_cores
 from plgen_ddp.records import LabelSummary, PseudoLabels, Regions
-from plgen_ddp.store import Manifest, RegionStore, store_of
+from plgen_ddp.store import RegionStore, store_of
 
 # Images of the store that teach a rule about base names, about; parts hold at most so many.
 _SAMPLE = 4000
 _IMAGES_PER_PART = 64
-
-# Options that have no default and that every labelling needs.
-LABELLING_REQUIRES = ("label.vocabulary", "label.templates", "run.output")
-
-
-@dataclass(frozen=True)
-class LabelPlan:
-    """One labelling, its inputs read and checked.
-
-    Attributes:
-        output: the labelled JSON to write.
-        coco: the JSON to label.
-        extents: (width, height) in pixels of each of its images, by image id.
-        image_ids: the images to label, ascending; fewer than `extents` with `data.limit`.
-        digest: of its images, as the store's manifest has it.
-        vocabulary, templates: the names and the prompts around them.
-        novel_ids: category ids of the novel names, int64, in the vocabulary's order.
-        base_ids: category ids whose annotations stay. base_names: their names, in the JSON's order.
-        table: the words whose text embeddings the rule looks at.
-    """
-
-    config: Config
-    output: Path
-    coco: CocoFile
-    extents: dict[int, tuple[int, int]]
-    image_ids: list[int]
-    digest: str
-    vocabulary: Vocabulary
-    templates: tuple[str, ...]
-    novel_ids: np.ndarray
-    base_ids: list[int]
-    base_names: list[str]
-    table: NameTable
-
-
-def plan_labelling(config: Config) -> LabelPlan:
-    """Reads what a labelling needs beside the store.
-
-    Raises:
-        UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
-    """
-    output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
-    coco = _file_to_label(config)
-    inputs = {
-        "the JSON to label": coco.path,
-        "data.annotations": config.data.annotations,
-        "label.vocabulary": config.label.vocabulary,
-        "label.templates": config.label.templates,
-        "clip.model": config.clip.model,
-        "detector.config": config.detector.config,
-        "detector.weights": config.detector.weights,
-    }
-    check_output(output, "label.output", inputs)
-    coco.annotation_keys()  # a mistake in them must show before the work
-    vocabulary = read_vocabulary(config)
-    categories = coco.categories()
-    novel_ids, base_ids = vocabulary.category_ids(categories)
-    base = [category for category in categories if category.id in base_ids]
-    base_names = [category.name for category in base]
-    table = name_table(vocabulary, base_names, config.label)
-    images = coco.images()
-    return LabelPlan(
-        config=config,
-        output=output,
-        coco=coco,
-        extents={image.id: (image.width, image.height) for image in images},
-        image_ids=_images_to_label(config, [image.id for image in images]),
-        digest=dataset_digest(images),
-        vocabulary=vocabulary,
-        templates=read_templates(config),
-        novel_ids=np.array(novel_ids, np.int64),
-        base_ids=[category.id for category in base],
-        base_names=base_names,
-        table=table,
-    )
 
 
 def check_before_scoring(config: Config, scored: np.ndarray) -> None:
@@ -121,12 +40,10 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
         UserError: what `plan_labelling` raises, evidence that boxes from a file do not have, images to label that will
             not be scored, or a prompt that is too long for the encoder.
     """
-    from plgen_ddp.encoders.loading import check_prompts  # only here: labelling alone may need no torch
-
     plan = plan_labelling(config)
     if config.proposals.source is not None and config.label.box_score in ("foreground", "agreement"):
         raise no_evidence(config.label.box_score)
-    check_prompts(config.clip, [text for names in plan.table.words for text in prompts(names, plan.templates)])
+    check_name_lengths(plan)
     absent = sorted(set(plan.image_ids) - set(scored.tolist()))
     if absent and not config.label.allow_partial:
         raise UserError(
@@ -175,50 +92,11 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         plan.output,
         set(plan.base_ids),
         labels,
-        _provenance(plan, manifest, rule, chosen, len(labels), failed, len(absent)),
+        provenance(plan, manifest, rule, chosen, len(labels), failed, len(absent)),
         image_ids=None if everything else plan.image_ids,
         box_score=plan.config.label.box_score != "objectness",
     )
     return LabelSummary(plan.output, len(plan.image_ids), failed, len(labels), base_annotations)
-
-
-def embed_names(plan: LabelPlan) -> np.ndarray:
-    """Text embeddings float32 (c, d), unit length, of the plan's names, novel ones first; kept in the store.
-
-    Raises:
-        UserError: no store, or a name is new to it and `clip.model` is not the encoder that made it.
-    """
-    store = store_of(plan.config)
-    manifest = store.manifest()
-    precision = plan.config.clip.text_precision
-    cache = TextEmbeddings(store.folder / "vocabulary", plan.templates, manifest.dim, precision)
-    return cache.embed(plan.table.words, lambda: _load_text_encoder(plan, manifest))
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _file_to_label(config: Config) -> CocoFile:
-    """The JSON of `label.annotations`, else of `data.annotations`, else the one that the store was made from."""
-    if config.label.annotations is not None:
-        return CocoFile(config.label.annotations, "label.annotations")
-    if config.data.annotations is None and (recorded := store_of(config).manifest().annotations):
-        return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
-    require(config, "data.annotations")
-    return CocoFile(given(config.data.annotations), "data.annotations")
-
-
-def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:
-    """The JSON's images in ascending id; with `data.limit`, those of them that stage 1 was limited to."""
-    if config.data.limit is None:
-        return image_ids
-    if config.label.annotations is None:
-        return image_ids[: config.data.limit]
-    require(config, "data.annotations")
-    scored = CocoFile(given(config.data.annotations), "data.annotations").images()[: config.data.limit]
-    return sorted(set(image_ids) & {image.id for image in scored})
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,69 +202,3 @@ def _check_extent(plan: LabelPlan, image: Regions) -> None:
             f"{plan.coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes"
             " of it that lie outside; the store was made from other images"
         )
-
-
-def _load_text_encoder(plan: LabelPlan, manifest: Manifest) -> Callable[[Sequence[str]], Any]:
-    import torch  # only here: names that were embedded before need neither
-
-    from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
-
-    options = plan.config.clip
-    weights = fetch_encoder(options)
-    expected = manifest.identity["clip"]["weights"]
-    if file_sha256(weights) != expected:
-        raise UserError(
-            f"clip.model: {options.model} is not the model that made this store "
-            f"(its weights have SHA-256 {expected[:12]}...)"
-        )
-    # A rank scores on one thread, and is alone now. Text embeddings keep their bits on several: a test holds it.
-    torch.set_num_threads(available_cores())
-    device = torch.device("cuda" if torch.cuda.is_available() and plan.config.run.device != "cpu" else "cpu")
-    encoder = load_encoder(options, weights, device, options.text_precision)
-    if encoder.identity().get("tokenizer") != manifest.identity["clip"].get("tokenizer"):
-        raise UserError(f"clip.tokenizer: {options.tokenizer} is not the tokenizer of this store")
-    return lambda texts: encoder.encode_texts(texts).cpu().numpy()
-
-
-def _provenance(
-    plan: LabelPlan,
-    manifest: Manifest,
-    rule: Rule,
-    chosen: ChosenThreshold | None,
-    labels: int,
-    failed: int,
-    absent: int,
-) -> dict[str, Any]:
-    """What made the file. No paths, dates or machine names: the same inputs give the same bytes."""
-    return {
-        "version": __version__,
-        "store": {"fingerprint": manifest.fingerprint(), "versions": manifest.versions, **manifest.identity},
-        "annotations": {"name": plan.coco.path.name, "sha256": plan.coco.sha256},
-        "label": _settings(plan, rule, chosen),
-        "pseudo_labels": labels,
-        "images_failed": failed,
-        "images_not_scored": absent,
-    }
-
-
-def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None) -> dict[str, Any]:
-    """What decided the labels: the rule's options, what was learned, the names and prompts."""
-    label, vocabulary = plan.config.label, plan.vocabulary
-    left_out = ("annotations", "vocabulary", "templates", "allow_partial", "output")
-    settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}
-    settings |= {"similarity": rule.similarity.rule, "temperature": rule.similarity.temperature}
-    if chosen is not None:
-        settings |= {"score_threshold": chosen.threshold, "on_base_names": asdict(chosen)}
-    if rule.classifier is not None:
-        settings["classifier"] = rule.classifier.described()
-    if plan.table.levels:
-        names = [*vocabulary.novel, *(plan.base_names if "base" in plan.table.levels else ())]
-        for level, words in (("supers", vocabulary.supers), ("subs", vocabulary.subs)):
-            settings[level] = {name: list(words[name]) for name in names}
-    return settings | {
-        "novel": list(vocabulary.novel),
-        "base": "all others" if vocabulary.base is None else list(vocabulary.base),
-        "distractors": list(vocabulary.distractors),
-        "aliases": {name: list(words) for name, words in vocabulary.aliases.items()},
-        "templates": list(plan.templates),
-    }

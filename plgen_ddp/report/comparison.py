@@ -11,7 +11,9 @@ from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.files import check_output
-from plgen_ddp.label.job import embed_names, label_store, plan_labelling
+from plgen_ddp.label.embed_names import embed_names
+from plgen_ddp.label.job import label_store
+from plgen_ddp.label.plan import plan_labelling
 from plgen_ddp.label.vocabulary import read_vocabulary
 from plgen_ddp.label_quality import LabelQuality, label_quality
 from plgen_ddp.options import given, packaged_configs, require

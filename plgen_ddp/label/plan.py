@@ -1,0 +1,111 @@
+"""What one labelling needs, read and checked before any work: the JSON, the names, the prompts, the output."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plgen_ddp.coco import CocoFile
+from plgen_ddp.config import Config
+from plgen_ddp.files import check_output
+from plgen_ddp.image_files import dataset_digest
+from plgen_ddp.label.rule import NameTable, name_table
+from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
+from plgen_ddp.options import given, require
+from plgen_ddp.store import store_of
+
+# Options that have no default and that every labelling needs.
+LABELLING_REQUIRES = ("label.vocabulary", "label.templates", "run.output")
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """One labelling, its inputs read and checked.
+
+    Attributes:
+        output: the labelled JSON to write.
+        coco: the JSON to label.
+        extents: (width, height) in pixels of each of its images, by image id.
+        image_ids: the images to label, ascending; fewer than `extents` with `data.limit`.
+        digest: of its images, as the store's manifest has it.
+        vocabulary, templates: the names and the prompts around them.
+        novel_ids: category ids of the novel names, int64, in the vocabulary's order.
+        base_ids: category ids whose annotations stay. base_names: their names, in the JSON's order.
+        table: the words whose text embeddings the rule looks at.
+    """
+
+    config: Config
+    output: Path
+    coco: CocoFile
+    extents: dict[int, tuple[int, int]]
+    image_ids: list[int]
+    digest: str
+    vocabulary: Vocabulary
+    templates: tuple[str, ...]
+    novel_ids: np.ndarray
+    base_ids: list[int]
+    base_names: list[str]
+    table: NameTable
+
+
+def plan_labelling(config: Config) -> LabelPlan:
+    """Reads what a labelling needs beside the store.
+
+    Raises:
+        UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
+    """
+    output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
+    coco = _file_to_label(config)
+    inputs = {
+        "the JSON to label": coco.path,
+        "data.annotations": config.data.annotations,
+        "label.vocabulary": config.label.vocabulary,
+        "label.templates": config.label.templates,
+        "clip.model": config.clip.model,
+        "detector.config": config.detector.config,
+        "detector.weights": config.detector.weights,
+    }
+    check_output(output, "label.output", inputs)
+    coco.annotation_keys()  # a mistake in them must show before the work
+    vocabulary = read_vocabulary(config)
+    categories = coco.categories()
+    novel_ids, base_ids = vocabulary.category_ids(categories)
+    base = [category for category in categories if category.id in base_ids]
+    base_names = [category.name for category in base]
+    table = name_table(vocabulary, base_names, config.label)
+    images = coco.images()
+    return LabelPlan(
+        config=config,
+        output=output,
+        coco=coco,
+        extents={image.id: (image.width, image.height) for image in images},
+        image_ids=_images_to_label(config, [image.id for image in images]),
+        digest=dataset_digest(images),
+        vocabulary=vocabulary,
+        templates=read_templates(config),
+        novel_ids=np.array(novel_ids, np.int64),
+        base_ids=[category.id for category in base],
+        base_names=base_names,
+        table=table,
+    )
+
+
+def _file_to_label(config: Config) -> CocoFile:
+    """The JSON of `label.annotations`, else of `data.annotations`, else the one that the store was made from."""
+    if config.label.annotations is not None:
+        return CocoFile(config.label.annotations, "label.annotations")
+    if config.data.annotations is None and (recorded := store_of(config).manifest().annotations):
+        return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
+    require(config, "data.annotations")
+    return CocoFile(given(config.data.annotations), "data.annotations")
+
+
+def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:
+    """The JSON's images in ascending id; with `data.limit`, those of them that stage 1 was limited to."""
+    if config.data.limit is None:
+        return image_ids
+    if config.label.annotations is None:
+        return image_ids[: config.data.limit]
+    require(config, "data.annotations")
+    scored = CocoFile(given(config.data.annotations), "data.annotations").images()[: config.data.limit]
+    return sorted(set(image_ids) & {image.id for image in scored})

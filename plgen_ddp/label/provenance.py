@@ -1,0 +1,59 @@
+"""What made a labelled JSON, for its `info`. No paths, dates or machine names: the same inputs give the same bytes."""
+
+from dataclasses import asdict
+from typing import Any
+
+from plgen_ddp import __version__
+from plgen_ddp.label.plan import LabelPlan
+from plgen_ddp.label.rule import Rule
+from plgen_ddp.label.thresholds import ChosenThreshold
+from plgen_ddp.store import Manifest
+
+
+def provenance(
+    plan: LabelPlan,
+    manifest: Manifest,
+    rule: Rule,
+    chosen: ChosenThreshold | None,
+    labels: int,
+    failed: int,
+    absent: int,
+) -> dict[str, Any]:
+    """The record of one labelling.
+
+    Args:
+        labels, failed, absent: numbers of pseudo labels, of images whose scoring failed, and of images not in the
+            store.
+    """
+    return {
+        "version": __version__,
+        "store": {"fingerprint": manifest.fingerprint(), "versions": manifest.versions, **manifest.identity},
+        "annotations": {"name": plan.coco.path.name, "sha256": plan.coco.sha256},
+        "label": _settings(plan, rule, chosen),
+        "pseudo_labels": labels,
+        "images_failed": failed,
+        "images_not_scored": absent,
+    }
+
+
+def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None) -> dict[str, Any]:
+    """What decided the labels: the rule's options, what was learned, the names and prompts."""
+    label, vocabulary = plan.config.label, plan.vocabulary
+    left_out = ("annotations", "vocabulary", "templates", "allow_partial", "output")
+    settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}
+    settings |= {"similarity": rule.similarity.rule, "temperature": rule.similarity.temperature}
+    if chosen is not None:
+        settings |= {"score_threshold": chosen.threshold, "on_base_names": asdict(chosen)}
+    if rule.classifier is not None:
+        settings["classifier"] = rule.classifier.described()
+    if plan.table.levels:
+        names = [*vocabulary.novel, *(plan.base_names if "base" in plan.table.levels else ())]
+        for level, words in (("supers", vocabulary.supers), ("subs", vocabulary.subs)):
+            settings[level] = {name: list(words[name]) for name in names}
+    return settings | {
+        "novel": list(vocabulary.novel),
+        "base": "all others" if vocabulary.base is None else list(vocabulary.base),
+        "distractors": list(vocabulary.distractors),
+        "aliases": {name: list(words) for name, words in vocabulary.aliases.items()},
+        "templates": list(plan.templates),
+    }
