@@ -196,7 +196,7 @@ def _tag(
     places = [
         (x, y) for y in (y0 - height, y1, y0, y1 - height) for x in (x0 - 1, x1 - width + 1, (x0 + x1 - width) / 2)
     ]
-    inside = [(min(max(x, 0), size[0] - width), min(max(y, 0), size[1] - height)) for x, y in places]
+    inside = [(min(max(x, 0), size[0] - 1 - width), min(max(y, 0), size[1] - 1 - height)) for x, y in places]
     tags = np.array([(x, y, x + width, y + height) for x, y in inside])
     hidden = intersections(tags, np.array(taken).reshape(-1, 4)).sum(axis=1)
     best = tuple(tags[int(hidden.argmin())].tolist())
