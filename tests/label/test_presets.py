@@ -56,3 +56,21 @@ def test_the_header_of_a_preset_has_its_command(preset):
 def test_a_preset_has_the_published_rule(preset, options):
     label = asdict(load_config(f"coco_{preset}").label)
     assert {name: label[name] for name in options} == options
+
+
+DATA_SET = ("annotations", "vocabulary", "templates", "temperature", "allow_partial", "output")
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in CONFIGS.glob("demo_*.yaml")))
+def test_a_preset_of_the_demo_has_the_rule_of_cocos_and_the_rest_of_the_demo(preset):
+    """Where COCO has one of that name."""
+    config, demo = load_config(preset), load_config("demo")
+    for section in ("data", "detector", "proposals", "clip", "run"):
+        assert getattr(config, section) == getattr(demo, section), section
+    assert all(getattr(config.label, name) == getattr(demo.label, name) for name in DATA_SET)
+    family = preset.removeprefix("demo_")
+    if f"coco_{family}" in PRESETS:
+        expected = asdict(load_config(f"coco_{family}").label)
+        assert {name: value for name, value in asdict(config.label).items() if name not in DATA_SET} == {
+            name: value for name, value in expected.items() if name not in DATA_SET
+        }
