@@ -15,11 +15,11 @@ from plgen_ddp.label.embed_names import embed_names
 from plgen_ddp.label.job import label_store
 from plgen_ddp.label.plan import plan_labelling
 from plgen_ddp.label.vocabulary import read_vocabulary
-from plgen_ddp.label_quality import LabelQuality, label_quality
 from plgen_ddp.options import given, packaged_configs, require
 from plgen_ddp.records import Evaluation
-from plgen_ddp.report.judging import Objects, judged_images, read_labels, read_objects
+from plgen_ddp.report.judging import Objects, read_objects
 from plgen_ddp.report.stand_ins import choose_stand_ins, with_stand_ins
+from plgen_ddp.store import store_of
 
 # The packaged rules, the recipe first and the best last.
 _RULES = ("marvelovd", "vlplm", "sasdet", "dstdet", "hcc", "aggdet", "lpovod", "best")
@@ -32,15 +32,12 @@ class RuleResult:
     Attributes:
         preset: its name.
         labels: the labelled JSON.
-        threshold: labels score above it.
         seconds: of labelling; text embeddings had been made before.
     """
 
     preset: str
     labels: Path
-    threshold: float
     evaluation: Evaluation
-    quality: LabelQuality
     seconds: float
 
 
@@ -68,10 +65,11 @@ class Comparison:
             "stand_ins": self.stand_ins,
             "left_out": self.left_out,
             "rules": {
-                result.preset: {"threshold": result.threshold, "seconds": round(result.seconds, 2)}
-                | asdict(result.evaluation)
-                | asdict(result.quality)
-                | {"confidence_off_by": result.quality.confidence_off_by}
+                result.preset: asdict(result.evaluation)
+                | {
+                    "seconds": round(result.seconds, 2),
+                    "confidence_off_by": result.evaluation.quality.confidence_off_by,
+                }
                 for result in self.results
             },
         }
@@ -163,24 +161,22 @@ def _with_objects(
     plan = plan_labelling(replace(plain, label=replace(plain.label, class_score="novel", box_score="none")))
     check_output(plan.output, "--output", {"--ground-truth": ground_truth})
     if not stand_ins:
-        return configs, read_objects(ground_truth or plan.coco.path, plan.vocabulary.novel, plan.base_names)
+        return configs, read_objects(ground_truth or plan.coco.path, plan.vocabulary.novel)
     names = choose_stand_ins(plan.coco, plan.vocabulary)
     print_line(f"{len(names)} base names stand in for novel ones: {', '.join(names)}", error=True)
     changed = {
         preset: with_stand_ins(configured, plan.coco, vocabularies[preset], names)
         for preset, configured in configs.items()
     }
-    base = [name for name in plan.base_names if name not in names]
-    return changed, read_objects(ground_truth or plan.coco.path, names, base)
+    return changed, read_objects(ground_truth or plan.coco.path, names)
 
 
 def _label(preset: str, config: Config, objects: Objects) -> RuleResult:
     plan = plan_labelling(config)
-    embed_names(plan)
+    if store_of(config).manifest().vocabulary is None:  # imported scores have no embeddings
+        embed_names(plan)
     start = time.perf_counter()
     summary = label_store(plan)
     seconds = time.perf_counter() - start
     print_line(f"{preset}: {summary.pseudo_labels} labels in {seconds:.1f} s", error=True)
-    made = read_labels(summary.path)
-    quality = label_quality([(image.labels, image.novel, image.base) for image in judged_images(made, objects)])
-    return RuleResult(preset, summary.path, made.threshold, evaluate(summary.path, objects.path), quality, seconds)
+    return RuleResult(preset, summary.path, evaluate(summary.path, objects.path), seconds)

@@ -15,7 +15,7 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.files import write_atomically
 from plgen_ddp.image_files import index_images
 from plgen_ddp.report.comparison import Comparison, RuleResult
-from plgen_ddp.report.judging import JudgedImage, Objects, judged_images, read_labels
+from plgen_ddp.report.judging import JudgedImage, Objects, judge_images
 
 _WIDTH = 1500  # pixels
 _MARGIN = 20
@@ -52,9 +52,7 @@ def draw_gallery(comparison: Comparison, image_root: str, path: Path) -> None:
     chosen = choose_images(objects)
     ends = dict.fromkeys((comparison.results[0].preset, comparison.results[-1].preset))
     rows = [
-        _Row(
-            result, [image for image in judged_images(read_labels(result.labels), objects) if image.image_id in chosen]
-        )
+        _Row(result, judge_images(result.labels, objects, chosen))
         for result in comparison.results
         if result.preset in ends
     ]
@@ -72,8 +70,8 @@ def draw_gallery(comparison: Comparison, image_root: str, path: Path) -> None:
 
 def choose_images(objects: Objects, wanted: int = _IMAGES) -> list[int]:
     """Ids of the images to draw, ascending: with the median number of novel objects, spread evenly over the ids."""
-    ids, counts = np.unique(objects.novel.image_ids, return_counts=True)
-    typical = ids[counts == median_low(counts.tolist())].tolist()
+    counts = {image_id: len(boxes.names) for image_id, boxes in sorted(objects.of_image.items())}
+    typical = [image_id for image_id, count in counts.items() if count == median_low(counts.values())]
     wanted = min(wanted, len(typical))
     return [typical[(2 * place + 1) * len(typical) // (2 * wanted)] for place in range(wanted)]
 

@@ -23,19 +23,24 @@ class _Column:
     best: Callable[[list[float]], float] | None = None
 
 
+def _threshold(rule: RuleResult) -> str:
+    threshold = rule.evaluation.score_threshold
+    return "" if threshold is None else f"{threshold:.2f}"
+
+
 _COLUMNS = (
-    _Column(("score", "above"), lambda rule: f"{rule.threshold:.2f}"),
+    _Column(("score", "above"), _threshold),
     _Column(("labels", "an image"), lambda rule: f"{rule.evaluation.pls_per_image:.2f}"),
-    _Column(("", "precision"), lambda rule: f"{rule.quality.precision:.2f}", max),
-    _Column(("", "recall"), lambda rule: f"{rule.quality.recall:.2f}", max),
-    _Column(("", "F1"), lambda rule: f"{rule.quality.f1:.2f}", max),
+    _Column(("", "precision"), lambda rule: f"{rule.evaluation.quality.precision:.2f}", max),
+    _Column(("", "recall"), lambda rule: f"{rule.evaluation.quality.recall:.2f}", max),
+    _Column(("", "F1"), lambda rule: f"{rule.evaluation.quality.f1:.2f}", max),
     _Column(("", "AP"), lambda rule: f"{rule.evaluation.AP:.3f}", max),
     _Column(("", "AP50"), lambda rule: f"{rule.evaluation.AP50:.3f}", max),
-    _Column(("on", "nothing"), lambda rule: f"{rule.quality.on_nothing:.2f}", min),
-    _Column(("base", "object"), lambda rule: f"{rule.quality.base_object:.2f}"),
-    _Column(("", "part"), lambda rule: f"{rule.quality.part:.2f}"),
-    _Column(("wrong", "name"), lambda rule: f"{rule.quality.wrong_name:.2f}"),
-    _Column(("", "off by"), lambda rule: f"{rule.quality.confidence_off_by:.2f}", min),
+    _Column(("on", "nothing"), lambda rule: f"{rule.evaluation.quality.on_nothing:.2f}", min),
+    _Column(("base", "object"), lambda rule: f"{rule.evaluation.quality.base_object:.2f}"),
+    _Column(("", "part"), lambda rule: f"{rule.evaluation.quality.part:.2f}"),
+    _Column(("wrong", "name"), lambda rule: f"{rule.evaluation.quality.wrong_name:.2f}"),
+    _Column(("", "off by"), lambda rule: f"{rule.evaluation.quality.confidence_off_by:.2f}", min),
     _Column(("", "seconds"), lambda rule: f"{rule.seconds:.1f}"),
 )
 
@@ -65,7 +70,7 @@ def comparison_table(comparison: Comparison, *, markdown: bool = False) -> str:
 def _cells(column: _Column, results: tuple[RuleResult, ...], mark: str) -> list[str]:
     """The column's cells, the best marked: compared as they are shown, without rules that made no label."""
     cells = [column.cell(result) for result in results]
-    competing = [result.quality.labels > 0 and len(results) > 1 for result in results]
+    competing = [result.evaluation.quality.labels > 0 and len(results) > 1 for result in results]
     if column.best is None or not any(competing):
         return cells
     best = column.best([float(cell) for cell, competes in zip(cells, competing, strict=True) if competes])
@@ -82,7 +87,7 @@ def _family(names: list[str]) -> str:
 
 
 def _notes(comparison: Comparison, star: str) -> list[str]:
-    objects, quality = comparison.objects, comparison.results[0].quality
+    objects, quality = comparison.objects, comparison.results[0].evaluation.quality
     names = ", ".join(objects.names[:8]) + (f" and {len(objects.names) - 8} more" if len(objects.names) > 8 else "")
     kind = "base names that stand in for novel ones" if comparison.stand_ins else "novel names"
     lines = [

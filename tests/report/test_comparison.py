@@ -59,13 +59,16 @@ def test_the_figures_are_those_of_the_labelled_files(words, tmp_path, capsys):
     for preset, row in figures["rules"].items():
         labels, right, objects = counted(tmp_path / f"{preset}.json", SCENES_JSON, NOVEL)
         assert 0 < right < labels
-        assert (row["labels"], row["objects"], row["images"]) == (labels, objects, 48)
-        assert (row["precision"], row["recall"]) == (pytest.approx(right / labels), pytest.approx(right / objects))
+        assert (row["pseudo_labels"], row["quality"]["objects"], row["images"]) == (labels, objects, 48)
+        assert (row["quality"]["precision"], row["quality"]["recall"]) == (
+            pytest.approx(right / labels),
+            pytest.approx(right / objects),
+        )
         assert row["AP50"] == evaluate(tmp_path / f"{preset}.json", SCENES_JSON).AP50
         info = json.loads((tmp_path / f"{preset}.json").read_text())["info"]["plgen_ddp"]["label"]
-        assert row["threshold"] == info["score_threshold"]
+        assert row["score_threshold"] == info["score_threshold"]
         assert load_config(preset).label.class_score == info["class_score"]
-    assert figures["rules"]["demo_best"]["threshold"] != 0.8, "the base names choose it"
+    assert figures["rules"]["demo_best"]["score_threshold"] != 0.8, "the base names choose it"
     printed = capsys.readouterr().out
     assert "marvelovd" in printed and "48 images with" in printed
 
@@ -77,8 +80,8 @@ def test_stand_ins_are_hidden_from_the_rules_and_then_are_the_ground_truth(words
     assert figures["stand_ins"] and len(names) == len(NOVEL) and set(names) < set(BASE)
     for preset, row in figures["rules"].items():
         labels, right, objects = counted(tmp_path / f"{preset}.json", SCENES_JSON, names)
-        assert (row["labels"], row["objects"]) == (labels, objects)
-        assert row["precision"] == pytest.approx(right / labels) and right > 0
+        assert (row["pseudo_labels"], row["quality"]["objects"]) == (labels, objects)
+        assert row["quality"]["precision"] == pytest.approx(right / labels) and right > 0
     data = json.loads(SCENES_JSON.read_text())
     kept = {category["id"] for category in data["categories"] if category["name"] in set(BASE) - set(names)}
     data["annotations"] = [row for row in data["annotations"] if row["category_id"] in kept]

@@ -8,7 +8,7 @@ from PIL import Image
 from report.comparisons import objects_of, result_of
 
 from plgen_ddp.errors import UserError
-from plgen_ddp.report.comparison import Comparison
+from plgen_ddp.report.comparison import Comparison, RuleResult
 from plgen_ddp.report.judging import read_objects
 from plgen_ddp.report.pictures import choose_images, draw_gallery
 
@@ -43,9 +43,9 @@ def comparison(tmp_path):
         label = {"id": -1, "image_id": 1, "category_id": 5, "bbox": box, "confidence": 0.9}
         (tmp_path / f"{name}.json").write_text(json.dumps(data | {"annotations": [label], "info": {}}))
         result = result_of(name)
-        results.append(type(result)(name, tmp_path / f"{name}.json", 0.5, result.evaluation, result.quality, 1.0))
+        results.append(RuleResult(name, tmp_path / f"{name}.json", result.evaluation, 1.0))
     middle = result_of("middle")  # has no file: it is not drawn
-    return Comparison(read_objects(tmp_path / "truth.json", ["cat"], []), False, (results[0], middle, results[1]), {})
+    return Comparison(read_objects(tmp_path / "truth.json", ["cat"]), False, (results[0], middle, results[1]), {})
 
 
 def test_right_and_wrong_labels_and_the_object_are_where_their_boxes_are(comparison, tmp_path):
