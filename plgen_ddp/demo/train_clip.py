@@ -27,11 +27,12 @@ The towers are trained one after the other; together, from nothing, they do not 
    (they are all zero, hence alike) is taken to a place about as far from every image as a wrong name, unless a known
    word is beside it: a template may hold words of its own. Left alone, such words fall on one of the names.
 
-The embedded file: the first command's defaults, 4500 steps of 64 crops, 26 minutes on one thread of an AMD EPYC that was
-busy with other work too (PyTorch 2.14.1, OpenCV 5.0.0, NumPy 2.4.6). On 200 validation scenes (1,096 objects, seeds from
-100,000): accuracy on ground-truth boxes 0.792 over the 18 names (0.835 on novel objects), 0.626 over the 54 kinds, 0.818
-over the 17 more general names. Among the six novel names alone, with p > 0.5, 79 % of the novel objects are named right,
-and 55 % of the base objects and 6 % of background boxes are taken for novel. Any other word means nothing to it.
+The embedded file: the first command's defaults, 4500 steps of 64 crops, 26 minutes on one thread of an AMD EPYC that
+was busy with other work too (PyTorch 2.14.1, OpenCV 5.0.0, NumPy 2.4.6). On 200 validation scenes (1,096 objects,
+seeds from 100,000): accuracy on ground-truth boxes 0.792 over the 18 names (0.835 on novel objects), 0.626 over the 54
+kinds, 0.818 over the 17 more general names. Among the six novel names alone, with p > 0.5, 79 % of the novel objects
+are named right, and 55 % of the base objects and 6 % of background boxes are taken for novel. Any other word means
+nothing to it.
 
 The recipes on the 300 validation scenes of `scenes.CHOICE`, with the embedded detector:
 

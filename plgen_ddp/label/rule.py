@@ -111,6 +111,11 @@ def _has_hierarchy(vocabulary: Vocabulary, base_names: Sequence[str]) -> bool:
     return all(level.get(name) for name in names for level in (vocabulary.supers, vocabulary.subs))
 
 
+def scores_base_names(options: LabelConfig) -> bool:
+    """Whether a rule can label base names as if they were novel; a hierarchy of theirs is only read to choose."""
+    return needs_base_names(options) and not (uses_hierarchy(options) and options.threshold == "fixed")
+
+
 def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], options: LabelConfig) -> None:
     for title, level in (("super", vocabulary.supers), ("sub", vocabulary.subs)):
         lacking = [name for name in names if not level.get(name)]

@@ -63,10 +63,19 @@ def test_a_preset_has_the_published_rule(preset, options):
     assert {name: label[name] for name in options} == options
 
 
-def test_the_demos_best_rule_is_that_of_coco_over_the_demos_store():
-    best, coco, demo = (load_config(name) for name in ("demo_best", "coco_best", "demo"))
-    own = {"vocabulary", "templates", "temperature"}
-    one, other = ({k: v for k, v in asdict(config.label).items() if k not in own} for config in (best, coco))
-    assert one == other
-    for section in ("data", "detector", "clip", "run"):
-        assert getattr(best, section) == getattr(demo, section)
+DATA_SET = ("annotations", "vocabulary", "templates", "temperature", "allow_partial", "output")
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in CONFIGS.glob("demo_*.yaml")))
+def test_a_preset_of_the_demo_has_the_rule_of_cocos_and_the_rest_of_the_demo(preset):
+    """Where COCO has one of that name."""
+    config, demo = load_config(preset), load_config("demo")
+    for section in ("data", "detector", "proposals", "clip", "run"):
+        assert getattr(config, section) == getattr(demo, section), section
+    assert all(getattr(config.label, name) == getattr(demo.label, name) for name in DATA_SET)
+    family = preset.removeprefix("demo_")
+    if f"coco_{family}" in PRESETS:
+        expected = asdict(load_config(f"coco_{family}").label)
+        assert {name: value for name, value in asdict(config.label).items() if name not in DATA_SET} == {
+            name: value for name, value in expected.items() if name not in DATA_SET
+        }
