@@ -15,7 +15,7 @@ from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
-from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
+from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.embed_names import check_name_lengths, embed_names
 from plgen_ddp.label.imported_rule import imported_rule
@@ -23,8 +23,7 @@ from plgen_ddp.label.labels import kept_boxes, label_image
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
-from plgen_ddp.label.rule import Rule
-from plgen_ddp.label.thresholds import ChosenThreshold
+from plgen_ddp.label.rule import Rule, scores_base_names
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import LabelSummary, PseudoLabels, Regions
 from plgen_ddp.store import RegionStore, store_of
@@ -93,7 +92,8 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
         # cores.
         work = _Work(plan, store, wanted, _base_boxes(plan), pool)
-        rule, chosen = _prepare_rule(work, rule, paths)
+        rule, on_base = _prepare_rule(work, rule, paths)
+        chosen = on_base.chosen if on_base else None
         threshold = chosen.threshold if chosen else plan.config.label.score_threshold
         labels, scored = _label_parts(work, rule, threshold, paths)
     failed = len(plan.image_ids) - len(absent) - scored
@@ -102,7 +102,7 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         plan.output,
         set(plan.base_ids),
         labels,
-        provenance(plan, manifest, rule, chosen, len(labels), failed, len(absent)),
+        provenance(plan, manifest, rule, on_base, len(labels), failed, len(absent)),
         image_ids=None if everything else plan.image_ids,
         box_score=plan.config.label.box_score != "objectness",
     )
@@ -141,8 +141,8 @@ def _base_boxes(plan: LabelPlan) -> BaseBoxes | None:
     return read_base_boxes(plan.coco, plan.base_ids) if suppresses or learns else None
 
 
-def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule, ChosenThreshold | None]:
-    """The rule with all that it learns from the store, and the threshold that base names choose, if they are to."""
+def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule, OnBaseNames | None]:
+    """The rule with all that it learns from the store, and what base names say of it, where they are asked."""
     options = rule.options
     if options.class_score == "retrieved" and options.box_score != "verified":
         rule = replace(rule, name_classifiers=train_names(_nearest_boxes(work, rule, paths)))
@@ -167,7 +167,7 @@ def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule,
         if len(sample) >= _SAMPLE // 2:
             break
     rule = learn_from_base(rule, sample)
-    return rule, choose_threshold(rule, sample) if options.threshold != "fixed" else None
+    return rule, judge_on_base(rule, sample) if scores_base_names(options) else None
 
 
 def _nearest_boxes(work: _Work, rule: Rule, paths: Sequence[Path]) -> NearestBoxes:
