@@ -54,8 +54,9 @@ IMPORTERS = {
 LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("records", "files", "errors", "config", "console", "coco", "image_files")),
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality")),
+    *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
-    *("launch.label", "launch.evaluate", "launch.audit"),
+    *(f"launch.{name}" for name in ("label", "evaluate", "audit", "split", "export")),
 ]
 HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]
 
