@@ -16,7 +16,15 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from plgen_ddp.errors import PeerError, UserError, user_message
-from plgen_ddp.records import Audit, Evaluation, LabelSummary, PublishedFigures, RankSummary, StoreRecall
+from plgen_ddp.records import (
+    Audit,
+    Evaluation,
+    ImportSummary,
+    LabelSummary,
+    PublishedFigures,
+    RankSummary,
+    StoreRecall,
+)
 
 # Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
@@ -250,6 +258,21 @@ def print_scoring(
             first = next(image_id for image_id, *why in failures if why == [stage, reason])
             print_line(f"  {count} x {stage}: {reason} (first: image {first})", error=True)
         print_line("  run.retry_failures=true scores them again once they are mended", error=True)
+
+
+def print_import(summary: ImportSummary) -> None:
+    """What an import stored, on stdout; images that are twice in the files, unknown or missing, on stderr."""
+    print_line(
+        f"wrote {summary.store}: {summary.images} images, {summary.boxes} boxes from {summary.files} "
+        f"file{'s' if summary.files > 1 else ''}"
+    )
+    for image_ids, what in (
+        (summary.twice, "images are in the files more than once; the first copy, by file name, is stored"),
+        (summary.unknown, "images of the files are not in data.annotations; they are left out"),
+        (summary.missing, "images of data.annotations are in no file; label.allow_partial=true labels the others"),
+    ):
+        if image_ids:
+            print_line(f"note: {len(image_ids)} {what} (first: image {image_ids[0]})", error=True)
 
 
 def print_labels(summary: LabelSummary) -> None:

@@ -4,7 +4,7 @@ A region has one shape from the encoder through the store to the labels: `Region
 name. Every record is checked when it is built.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,6 +41,31 @@ class Similarity:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedVocabulary:
+    """What imported scores were computed for: without embeddings, they say nothing about other names or prompts.
+
+    Attributes:
+        names: the novel names, which `Regions.top_name` indexes.
+        distractors: names that were scored against them and never chosen.
+        aliases: words that replaced a name in the prompts.
+        templates: SHA-256 of the prompt templates.
+    """
+
+    names: tuple[str, ...]
+    distractors: tuple[str, ...]
+    aliases: Mapping[str, tuple[str, ...]]
+    templates: str
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], distractors: Sequence[str], aliases: Mapping[str, Sequence[str]], templates: str
+    ) -> "FixedVocabulary":
+        """The record of what may be lists."""
+        words = {name: tuple(own) for name, own in aliases.items()}
+        return cls(tuple(names), tuple(distractors), words, templates)
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an image could not be scored: the stage that failed ("read", "decode"), and the reason in one line."""
 
@@ -63,8 +88,11 @@ class Regions:
             its suppression.
         scale_cosine: float32 (n,), in [-1, 1]: cosine between the embeddings of the crops at the first two scales.
         failure: why the image could not be scored; it then has no regions.
+        top_name: int32 (n,): the likeliest name, an index into `FixedVocabulary.names` of the store.
+        top_score: float64 (n,), in [0, 1]: the probability of that name.
 
-    The four columns before `failure` (`EVIDENCE`) are None where the source of the boxes has no such evidence.
+    The four columns before `failure` (`EVIDENCE`) are None where the source of the boxes has no such evidence. The last
+    two are None but for imported scores, which have no embeddings (d is 0) and whose boxes and objectness are float64.
     """
 
     image_id: int
@@ -76,6 +104,8 @@ class Regions:
     agreement: np.ndarray | None = None
     scale_cosine: np.ndarray | None = None
     failure: Failure | None = None
+    top_name: np.ndarray | None = None
+    top_score: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.objectness)
@@ -83,7 +113,7 @@ class Regions:
         assert self.embeddings.ndim == 2 and len(self.embeddings) == count, (
             f"embeddings has shape {self.embeddings.shape}, expected ({count}, d)"
         )
-        for name in EVIDENCE:
+        for name in (*EVIDENCE, "top_name", "top_score"):
             if (column := getattr(self, name)) is not None:
                 _check_shape(name, column, (count,))
         assert self.failure is None or count == 0, "an image that failed has no regions"
@@ -113,6 +143,27 @@ class RankSummary:
     waited: float
     peak_memory: int
     peak_gpu_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """What one import of another project's scores read and stored.
+
+    Attributes:
+        store: the folder.
+        files, images, boxes: how many it stored, and from how many files.
+        twice: ids of images that the files have more than once, ascending.
+        unknown: ids of images that the JSON lacks, ascending; they are not stored.
+        missing: ids of images of the JSON that no file has, ascending.
+    """
+
+    store: Path
+    files: int
+    images: int
+    boxes: int
+    twice: list[int]
+    unknown: list[int]
+    missing: list[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.embed_names import check_name_lengths, embed_names
+from plgen_ddp.label.imported_rule import imported_rule
 from plgen_ddp.label.labels import kept_boxes, label_image
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
@@ -68,6 +69,13 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         )
     part_of = store.part_of_images()
     absent = [image_id for image_id in plan.image_ids if image_id not in part_of]
+    if not part_of:
+        raise UserError(f"run.output: the store {store.folder} has no images; score some with launch/score.py")
+    if len(absent) == len(plan.image_ids):
+        raise UserError(
+            f"run.output: none of the {len(absent)} images of {plan.coco.path} is in the store {store.folder}; it was "
+            "made from other images"
+        )
     if absent:
         message = (
             f"{len(absent)} of {len(plan.image_ids)} images are not in the store {store.folder}, the first are "
@@ -76,14 +84,16 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         if not plan.config.label.allow_partial:
             raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
         print_line(f"warning: {message}; they get no pseudo labels", error=True)
-    text_embeddings = embed_names(plan)
+    if manifest.vocabulary is not None:
+        rule: Rule = imported_rule(plan, manifest, manifest.vocabulary)
+    else:
+        rule = Rule(plan.config.label, plan.table, embed_names(plan), manifest.similarity)
     wanted = set(plan.image_ids)
     paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
         # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
         # cores.
         work = _Work(plan, store, wanted, _base_boxes(plan), pool)
-        rule = Rule(plan.config.label, plan.table, text_embeddings, manifest.similarity)
         rule, chosen = _prepare_rule(work, rule, paths)
         threshold = chosen.threshold if chosen else plan.config.label.score_threshold
         labels, scored = _label_parts(work, rule, threshold, paths)
