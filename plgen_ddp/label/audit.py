@@ -84,12 +84,14 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
     base = (set(name_of.values()) if labelled.base is None else set(labelled.base)) - novel
     base_ids = {category_id for category_id, name in name_of.items() if name in base}
     own_novel_ids = {category.id for category in source.categories() if category.name in novel}
+    # With all images, annotations of images that the source does not list stay too, as they are.
+    limited = np.isin(own.image_ids, image_ids) if extents.keys() - set(image_ids) else None
     copies, unjudged = _copies(labelled, own, own_novel_ids, extents)
     leaks = (
         _of_images(labelled, source, image_ids),
         _of_categories(labelled, source),
         _of_other_annotations(labelled.others, name_of, novel, base_ids),
-        _of_base_annotations(labelled.others, own, base_ids, image_ids),
+        _of_base_annotations(labelled.others, own if limited is None else own.where(limited), base_ids),
         _of_ids(labelled, own),
         _of_labels(labelled, name_of, extents, image_ids),
         copies,
@@ -150,12 +152,10 @@ def _of_other_annotations(
         yield f"annotation {own_id} in image {image_id} is of {what}"
 
 
-def _of_base_annotations(
-    others: Annotations, own: Annotations, base_ids: set[int], image_ids: Sequence[int]
-) -> Iterator[str]:
-    """The base annotations of the images that are there are those of the source."""
+def _of_base_annotations(others: Annotations, own: Annotations, base_ids: set[int]) -> Iterator[str]:
+    """The base annotations are those of the source, `own`, as far as its images are there."""
     found = others.where(np.isin(others.category_ids, list(base_ids)))
-    own = own.where(np.isin(own.category_ids, list(base_ids)) & np.isin(own.image_ids, image_ids))
+    own = own.where(np.isin(own.category_ids, list(base_ids)))
     if found.texts == own.texts:
         return
     expected = defaultdict(list)

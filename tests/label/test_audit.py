@@ -249,6 +249,16 @@ def test_ids_that_the_source_repeats_are_its_own(tmp_path):
     assert leaks(tmp_path) == ()
 
 
+def test_annotations_of_images_that_the_source_lacks_stay_or_go_with_the_limit(tmp_path):
+    orphan = SOURCE["annotations"][0] | {"id": 70, "image_id": 999}
+    source = SOURCE | {"annotations": [*SOURCE["annotations"], orphan]}
+    write(tmp_path, LABELS, source=source)
+    assert b'"image_id":999' in (tmp_path / "labels.json").read_bytes().replace(b" ", b"")
+    assert leaks(tmp_path) == ()
+    write(tmp_path, LABELS[:1], source=source, image_ids=[4])
+    assert leaks(tmp_path) == ()
+
+
 def test_labels_of_an_earlier_labelling_are_no_annotations(tmp_path):
     write(tmp_path, LABELS)
     write(tmp_path, LABELS, source=json.loads((tmp_path / "labels.json").read_text()))
