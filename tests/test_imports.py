@@ -56,7 +56,7 @@ LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality")),
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
-    *("launch.label", "launch.evaluate", "launch.split", "launch.export", "launch.import_scores", "launch.compare"),
+    *(f"launch.{name}" for name in ("label", "evaluate", "audit", "compare", "split", "export", "import_scores")),
 ]
 HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]
 

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
+from plgen_ddp.label.audit import admit, unaudited
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
@@ -53,10 +54,10 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
 
 
 def label_store(plan: LabelPlan) -> LabelSummary:
-    """Labels the images of the plan from the store and writes the labelled JSON.
+    """Labels the images of the plan from the store and writes the labelled JSON, once its audit finds no leak.
 
     Raises:
-        UserError: no store, an incomplete one, one of other images, or an encoder that is not the store's.
+        UserError: no store, an incomplete one, one of other images, an encoder that is not the store's, or a leak.
     """
     store = store_of(plan.config)
     manifest = store.manifest()
@@ -99,13 +100,14 @@ def label_store(plan: LabelPlan) -> LabelSummary:
     failed = len(plan.image_ids) - len(absent) - scored
     everything = len(plan.image_ids) == len(plan.extents)
     base_annotations = plan.coco.write_labelled(
-        plan.output,
+        unaudited(plan.output),
         set(plan.base_ids),
         labels,
         provenance(plan, manifest, rule, on_base, len(labels), failed, len(absent)),
         image_ids=None if everything else plan.image_ids,
         box_score=plan.config.label.box_score != "objectness",
     )
+    admit(plan.output, plan.coco)
     return LabelSummary(plan.output, len(plan.image_ids), failed, len(labels), base_annotations)
 
 
