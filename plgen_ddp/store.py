@@ -258,10 +258,11 @@ class RegionStore:
 
     def _content(self, path: Path) -> PartContent:
         table = self._read(path, ["image_id", "stage", "reason"])
-        failed = table.filter(table.column("reason").is_valid()).to_pylist()
-        return PartContent(
-            table.column("image_id").to_numpy(), [(row["image_id"], row["stage"], row["reason"]) for row in failed]
-        )
+        failed: list[tuple[int, str, str]] = []
+        if table.column("reason").null_count < len(table):
+            rows = table.filter(table.column("reason").is_valid()).to_pylist()
+            failed = [(row["image_id"], row["stage"], row["reason"]) for row in rows]
+        return PartContent(table.column("image_id").to_numpy(), failed)
 
     def drop_parts_with_failures(self, image_ids: Collection[int]) -> None:
         """Removes every part of these images that holds a failed one, so that its images are scored again."""

@@ -20,7 +20,7 @@ ALLOWED = {
     "encoders": set(),
     "score": {"encoders"},
     "label": {"encoders"},  # in label/embed_names.py alone, and only for names that the store has not seen
-    "report": set(),
+    "report": {"label"},  # it labels a store by several rules, and compares them
     "train": {"score", "label"},  # the same images and detector as stage 1, the same split into base and novel
     "demo": {"report", "train"},  # train/weights.py writes its models; everything else it runs as commands
     "benchmark": {"score", "label", "encoders"},
@@ -57,7 +57,8 @@ LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality", "ranked_labels")),
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
-    *("launch.label", "launch.sweep", "launch.evaluate", "launch.split", "launch.export", "launch.import_scores"),
+    *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit")),
+    *(f"launch.{name}" for name in ("split", "export", "import_scores")),
 ]
 HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]
 

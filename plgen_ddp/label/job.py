@@ -11,6 +11,7 @@ import numpy as np
 
 from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError
+from plgen_ddp.label.audit import admit, unaudited
 from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.density import DensestLabels, names_of
 from plgen_ddp.label.embed_names import check_name_lengths
@@ -61,10 +62,10 @@ class LabelledStore:
 
 
 def label_store(plan: LabelPlan) -> LabelSummary:
-    """Labels the images of the plan from the store and writes the labelled JSON.
+    """Labels the images of the plan from the store and writes the labelled JSON, once its audit finds no leak.
 
     Raises:
-        UserError: no store, an incomplete one, one of other images, or an encoder that is not the store's.
+        UserError: no store, an incomplete one, one of other images, an encoder that is not the store's, or a leak.
     """
     (done,) = label_plans([plan])
     return write_labels(done)
@@ -113,24 +114,28 @@ def label_plans(plans: Sequence[LabelPlan]) -> list[LabelledStore]:
 def fixed_thresholds(labelling: Labelling) -> np.ndarray:
     """The thresholds to label with, float64 (novel names,): 0 where their number is to decide."""
     plan = labelling.plan
-    if labelling.chosen is not None:
-        return np.full(len(plan.novel_ids), labelling.chosen.threshold)
+    if labelling.on_base is not None and labelling.on_base.chosen is not None:
+        return np.full(len(plan.novel_ids), labelling.on_base.chosen.threshold)
     return np.zeros(len(plan.novel_ids)) if plan.config.label.threshold == "density" else plan.thresholds
 
 
 def write_labels(done: LabelledStore) -> LabelSummary:
-    """Writes the labelled JSON of one labelling."""
+    """Writes the labelled JSON of one labelling, once its audit finds no leak.
+
+    Raises:
+        UserError: a leak.
+    """
     plan = done.labelling.plan
     everything = len(plan.image_ids) == len(plan.extents)
     base_annotations = plan.coco.write_labelled(
-        plan.output,
+        unaudited(plan.output),
         set(plan.base_ids),
         done.labels,
         provenance(
             plan,
             done.manifest,
             done.labelling.rule,
-            done.labelling.chosen,
+            done.labelling.on_base,
             done.thresholds,
             len(done.labels),
             done.failed,
@@ -139,4 +144,5 @@ def write_labels(done: LabelledStore) -> LabelSummary:
         image_ids=None if everything else plan.image_ids,
         box_score=plan.config.label.box_score != "objectness",
     )
+    admit(plan.output, plan.coco)
     return LabelSummary(plan.output, len(plan.image_ids), done.failed, len(done.labels), base_annotations)

@@ -16,16 +16,15 @@ from threadpoolctl import threadpool_limits
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
-from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
+from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
 from plgen_ddp.label.embed_names import embed_names
 from plgen_ddp.label.imported_rule import imported_rule
 from plgen_ddp.label.labels import kept_boxes_of_images, label_boxes
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.reachable import boxes_to_score
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
-from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines
+from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines, scores_base_names
 from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
-from plgen_ddp.label.thresholds import ChosenThreshold
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import PseudoLabels, Regions
 from plgen_ddp.store import Manifest, RegionStore, store_of
@@ -56,7 +55,7 @@ class Labelling:
             their thresholds.
         columns: where the rule's words are among those of all labellings, int64; None: they are all, in this order.
         base: base annotations, where the rule looks at them.
-        chosen: the threshold that base names choose, where they are to; None until `StorePass.prepare`.
+        on_base: what base names say of the rule, where they are asked; None until `StorePass.prepare`.
     """
 
     plan: LabelPlan
@@ -65,7 +64,7 @@ class Labelling:
     labels: str
     columns: np.ndarray | None
     base: BaseBoxes | None
-    chosen: ChosenThreshold | None = None
+    on_base: OnBaseNames | None = None
 
     def cosines(self, cosine: np.ndarray) -> np.ndarray:
         """The columns of the rule's words, float64 (n, words). `take` keeps rows together, and with it sums' bits."""
@@ -118,8 +117,9 @@ class StorePass:
         ready = []
         for one in self.labellings:
             rule = replace(rules[one.scores].rule, options=one.plan.config.label)
-            asks = rule.options.asks_base_names
-            ready.append(replace(one, rule=rule, chosen=choose_threshold(rule, samples[one.scores]) if asks else None))
+            own = samples.get(one.scores)
+            asked = own is not None and scores_base_names(rule.options)
+            ready.append(replace(one, rule=rule, on_base=judge_on_base(rule, own or []) if asked else None))
         return ready
 
     def label(

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from plgen_ddp import __version__
+from plgen_ddp.label.base_names import OnBaseNames
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.rule import Rule
-from plgen_ddp.label.thresholds import ChosenThreshold
 from plgen_ddp.store import Manifest
 
 
@@ -17,7 +17,7 @@ def provenance(
     plan: LabelPlan,
     manifest: Manifest,
     rule: Rule,
-    chosen: ChosenThreshold | None,
+    on_base: OnBaseNames | None,
     thresholds: np.ndarray,
     labels: int,
     failed: int,
@@ -34,14 +34,14 @@ def provenance(
         "version": __version__,
         "store": {"fingerprint": manifest.fingerprint(), "versions": manifest.versions, **manifest.identity},
         "annotations": {"name": plan.coco.path.name, "sha256": plan.coco.sha256},
-        "label": _settings(plan, rule, chosen, thresholds),
+        "label": _settings(plan, rule, on_base, thresholds),
         "pseudo_labels": labels,
         "images_failed": failed,
         "images_not_scored": absent,
     }
 
 
-def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None, thresholds: np.ndarray) -> dict[str, Any]:
+def _settings(plan: LabelPlan, rule: Rule, on_base: OnBaseNames | None, thresholds: np.ndarray) -> dict[str, Any]:
     """What decided the labels: the rule's options, what was learned, the names and prompts."""
     label, vocabulary = plan.config.label, plan.vocabulary
     left_out = ["annotations", "vocabulary", "templates", "allow_partial", "output"]
@@ -50,8 +50,13 @@ def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None, thres
     settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}
     settings |= {"similarity": rule.similarity.rule, "temperature": rule.similarity.temperature}
     settings["score_threshold"] = thresholds_in_words(thresholds, vocabulary.novel)
-    if chosen is not None:
-        settings["on_base_names"] = asdict(chosen)
+    if on_base is not None:
+        if on_base.chosen is not None:
+            settings["on_base_names"] = asdict(on_base.chosen)
+        settings["reliability_on_base_names"] = [
+            {"labels": labels, "confidence": round(stated, 4), "right": round(measured, 4)}
+            for labels, stated, measured in on_base.reliability
+        ]
     if rule.classifier is not None:
         settings["classifier"] = rule.classifier.described()
     if plan.table.levels:
