@@ -61,31 +61,47 @@ class _Scenes:
 
 
 def write_synthetic_data(
-    folder: Path, names: Sequence[str], images: int, *, boxes: int = 100, dim: int = 512, seed: int = 0
+    folder: Path,
+    names: Sequence[str],
+    images: int,
+    *,
+    boxes: int = 100,
+    dim: int = 512,
+    seed: int = 0,
+    other_names: Sequence[str] = (),
 ) -> SyntheticData:
     """Writes `annotations.json` and `store` into a folder. A store of 100,000 images needs 10 GB.
 
     Args:
-        names: of the JSON's categories; objects have names of all of them.
+        names: of the objects, each a category of the JSON.
         boxes: of an image. dim: length of an embedding.
+        other_names: categories that no object has.
     """
     annotations = folder / "annotations.json"
-    rows = [Image(number + 1, _HEIGHT, _WIDTH, f"{number + 1:012d}.jpg") for number in range(images)]
-    categories = [Category(number + 1, name) for number, name in enumerate(names)]
-    write_atomically(annotations, _json(rows, categories, seed))
+    write_synthetic_json(annotations, names, images, seed=seed, other_names=other_names)
+    rows = _images(images)
     store = RegionStore(folder / "store")
     identity = {
         "dataset": {"digest": dataset_digest(rows), "images": images},
         "clip": {"weights": "none: drawn from a seed", "seed": seed},
     }
-    store.open_for_scoring(
-        Manifest(dim, Similarity("softmax", 0.01), identity, {}, str(annotations.resolve())),
-    )
+    store.open_for_scoring(Manifest(dim, Similarity("softmax", 0.01), identity, {}, str(annotations.resolve())))
     own = np.stack([_own_direction(name, dim) for name in names])
     for start in range(0, images, _IMAGES_PER_PART):
         ids = [row.id for row in rows[start : start + _IMAGES_PER_PART]]
         store.write_part(list(_regions(ids, own, boxes, np.random.default_rng([seed, start, 1]), seed)))
     return SyntheticData(annotations, store)
+
+
+def write_synthetic_json(
+    path: Path, names: Sequence[str], images: int, *, seed: int = 0, other_names: Sequence[str] = ()
+) -> None:
+    """Writes the JSON alone; of the first images of a larger one, it is what that one says about them."""
+    write_atomically(path, _json(_images(images), names, other_names, seed))
+
+
+def _images(count: int) -> list[Image]:
+    return [Image(number + 1, _HEIGHT, _WIDTH, f"{number + 1:012d}.jpg") for number in range(count)]
 
 
 def synthetic_text_embedding(name: str, dim: int) -> np.ndarray:
@@ -108,11 +124,13 @@ def _own_direction(name: str, dim: int) -> np.ndarray:
 
 def _scenes(image_ids: Sequence[int], names: int, seed: int) -> _Scenes:
     generator = np.random.default_rng([seed, image_ids[0]])
-    shape = (len(image_ids), _OBJECTS)
+    # Those of a whole part, so that a part that is cut short has the same first images.
+    shape = (_IMAGES_PER_PART, _OBJECTS)
     size = np.exp(generator.normal(4.5, 0.7, (*shape, 2))).clip(12, (_WIDTH - 1, _HEIGHT - 1))
     low = generator.random((*shape, 2)) * ((_WIDTH, _HEIGHT) - size)
     boxes = np.concatenate([low, low + size], axis=2).round(2)
-    return _Scenes(boxes, generator.integers(0, names, shape), generator.random(shape) < _ANNOTATED)
+    own, annotated = generator.integers(0, names, shape), generator.random(shape) < _ANNOTATED
+    return _Scenes(*(values[: len(image_ids)] for values in (boxes, own, annotated)))
 
 
 def _regions(
@@ -152,15 +170,16 @@ def _regions(
         )
 
 
-def _json(images: Sequence[Image], categories: Sequence[Category], seed: int) -> Iterator[bytes]:
+def _json(images: Sequence[Image], names: Sequence[str], other_names: Sequence[str], seed: int) -> Iterator[bytes]:
     """The JSON in pieces."""
+    categories = [Category(number + 1, name) for number, name in enumerate([*names, *other_names])]
     top = {"info": {"description": f"drawn from seed {seed}"}, "images": images, "categories": categories}
     yield msgspec.json.encode(top)[:-1] + b',"annotations":['
     generator = np.random.default_rng([seed, 0, 2])
     first = 1
     for start in range(0, len(images), _IMAGES_PER_PART):
         ids = [row.id for row in images[start : start + _IMAGES_PER_PART]]
-        rows = _annotations(ids, len(categories), seed, first, generator)
+        rows = _annotations(ids, len(names), seed, first, generator)
         if rows:
             yield (b"," if first > 1 else b"") + msgspec.json.encode(rows)[1:-1]
         first += len(rows)
