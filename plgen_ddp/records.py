@@ -311,7 +311,7 @@ class Curve:
     f1: list[float] | None = None
 
 
-class PseudoLabel(msgspec.Struct):
+class PseudoLabel(msgspec.Struct, gc=False):
     """One pseudo label as it is written: the keys that VL-PLM's and MarvelOVD's training loaders read, and a real area.
 
     `segmentation` is the box as a polygon with one number too many: x0, y0, x1, y0, x1, y1, x0, y1, x0. Those loaders

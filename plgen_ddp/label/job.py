@@ -18,6 +18,7 @@ from plgen_ddp.label.embed_names import check_name_lengths
 from plgen_ddp.label.passes import Labelling, open_store
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
+from plgen_ddp.processor import without_garbage_collection
 from plgen_ddp.records import LabelSummary, PseudoLabels
 from plgen_ddp.store import Manifest
 
@@ -67,8 +68,9 @@ def label_store(plan: LabelPlan) -> LabelSummary:
     Raises:
         UserError: no store, an incomplete one, one of other images, an encoder that is not the store's, or a leak.
     """
-    (done,) = label_plans([plan])
-    return write_labels(done)
+    with without_garbage_collection():
+        (done,) = label_plans([plan])
+        return write_labels(done)
 
 
 def label_plans(plans: Sequence[LabelPlan]) -> list[LabelledStore]:
