@@ -1,16 +1,17 @@
-"""Text embeddings of a labelling's names. An encoder, and with it torch, is loaded only for names new to the store."""
+"""Text embeddings of names. An encoder, and with it torch, is loaded only for names new to the store."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import file_sha256
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.processor import available_cores
-from plgen_ddp.store import Manifest, store_of
+from plgen_ddp.store import Manifest, RegionStore, store_of
 
 
 def check_name_lengths(plan: LabelPlan) -> None:
@@ -19,41 +20,74 @@ def check_name_lengths(plan: LabelPlan) -> None:
     Raises:
         UserError: a prompt is too long for it.
     """
-    from plgen_ddp.encoders.loading import check_prompts
-
-    check_prompts(plan.config.clip, [text for names in plan.table.words for text in prompts(names, plan.templates)])
+    _check_lengths(plan.config, plan.templates, [*plan.table.words, *plan.category_words()])
 
 
-def embed_names(plan: LabelPlan) -> np.ndarray:
+def embed_names(plan: LabelPlan, more: Sequence[tuple[str, ...]] = ()) -> np.ndarray:
     """Text embeddings float32 (c, d), unit length, of the plan's names, novel ones first; kept in the store.
+
+    Args:
+        more: words of other names, whose rows come behind.
 
     Raises:
         UserError: no store, or a name is new to it and `clip.model` is not the encoder that made it.
     """
-    store = store_of(plan.config)
+    return embed_words(plan.config, plan.templates, [*plan.table.words, *more], store_of(plan.config))
+
+
+def embed_words(
+    config: Config, templates: Sequence[str], words: Sequence[tuple[str, ...]], store: RegionStore | None
+) -> np.ndarray:
+    """Text embeddings float32 (c, d), unit length, of names.
+
+    Args:
+        words: for each name, the words used in its prompts.
+        store: keeps them; None: they are kept nowhere.
+
+    Raises:
+        UserError: no such store, a name is new to it and `clip.model` is not the encoder that made it, or a prompt is
+            too long for the encoder.
+    """
+    if not words:
+        return np.empty((0, 0), np.float32)
+    precision = config.clip.text_precision
+    if store is None:
+        _check_lengths(config, templates, words)
+        return TextEmbeddings(None, templates, None, precision).embed(words, lambda: _load_text_encoder(config, None))
     manifest = store.manifest()
-    precision = plan.config.clip.text_precision
-    cache = TextEmbeddings(store.folder / "vocabulary", plan.templates, manifest.dim, precision)
-    return cache.embed(plan.table.words, lambda: _load_text_encoder(plan, manifest))
+    cache = TextEmbeddings(store.folder / "vocabulary", templates, manifest.dim, precision)
+    return cache.embed(words, lambda: _load_text_encoder(config, manifest))
 
 
-def _load_text_encoder(plan: LabelPlan, manifest: Manifest) -> Callable[[Sequence[str]], Any]:
-    import torch  # only here: names that were embedded before need neither
+def _check_lengths(config: Config, templates: Sequence[str], words: Sequence[tuple[str, ...]]) -> None:
+    from plgen_ddp.encoders.loading import check_prompts
+
+    check_prompts(config.clip, [text for names in words for text in prompts(names, templates)])
+
+
+def _load_text_encoder(config: Config, manifest: Manifest | None) -> Callable[[Sequence[str]], Any]:
+    """The text encoder of `clip.model`, which must be the one that made the manifest's store."""
+    try:
+        import torch  # only here: names that were embedded before need neither
+    except ImportError:
+        raise UserError(
+            "a name is new to the store, and embedding it needs torch, which is not installed; label once where it is, "
+            "or set label.text_embeddings=none if the novel names are known"
+        ) from None
 
     from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
 
-    options = plan.config.clip
+    options = config.clip
     weights = fetch_encoder(options)
-    expected = manifest.identity["clip"]["weights"]
-    if file_sha256(weights) != expected:
+    if manifest is not None and file_sha256(weights) != (expected := manifest.identity["clip"]["weights"]):
         raise UserError(
             f"clip.model: {options.model} is not the model that made this store "
             f"(its weights have SHA-256 {expected[:12]}...)"
         )
     # A rank scores on one thread, and is alone now. Text embeddings keep their bits on several: a test holds it.
     torch.set_num_threads(available_cores())
-    device = torch.device("cuda" if torch.cuda.is_available() and plan.config.run.device != "cpu" else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and config.run.device != "cpu" else "cpu")
     encoder = load_encoder(options, weights, device, options.text_precision)
-    if encoder.identity().get("tokenizer") != manifest.identity["clip"].get("tokenizer"):
+    if manifest is not None and encoder.identity().get("tokenizer") != manifest.identity["clip"].get("tokenizer"):
         raise UserError(f"clip.tokenizer: {options.tokenizer} is not the tokenizer of this store")
     return lambda texts: encoder.encode_texts(texts).cpu().numpy()

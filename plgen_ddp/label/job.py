@@ -17,6 +17,7 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
+from plgen_ddp.label.category_embeddings import embeddings_by_id
 from plgen_ddp.label.embed_names import check_name_lengths, embed_names
 from plgen_ddp.label.labels import kept_boxes, label_image
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
@@ -75,7 +76,13 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         if not plan.config.label.allow_partial:
             raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
         print_line(f"warning: {message}; they get no pseudo labels", error=True)
-    text_embeddings = embed_names(plan)
+    if plan.added:
+        print_line(f"adding {len(plan.added)} categories: {', '.join(category.name for category in plan.added)}")
+    rows = embed_names(plan, plan.category_words())
+    text_embeddings, of_categories = np.split(rows, [len(plan.table.words)])
+    categories = plan.coco.categories_text(
+        embeddings_by_id(plan.coco, plan.embedded, of_categories), plan.added, plan.left_out
+    )
     wanted = set(plan.image_ids)
     paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
@@ -95,6 +102,7 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         provenance(plan, manifest, rule, chosen, len(labels), failed, len(absent)),
         image_ids=None if everything else plan.image_ids,
         box_score=plan.config.label.box_score != "objectness",
+        categories=categories,
     )
     return LabelSummary(plan.output, len(plan.image_ids), failed, len(labels), base_annotations)
 

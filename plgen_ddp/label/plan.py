@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from plgen_ddp.coco import CocoFile
+from plgen_ddp.coco import Category, CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.files import check_output
 from plgen_ddp.image_files import dataset_digest
+from plgen_ddp.label.category_embeddings import categories_to_embed
 from plgen_ddp.label.rule import NameTable, name_table
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
 from plgen_ddp.options import given, require
@@ -32,6 +33,8 @@ class LabelPlan:
         novel_ids: category ids of the novel names, int64, in the vocabulary's order.
         base_ids: category ids whose annotations stay. base_names: their names, in the JSON's order.
         table: the words whose text embeddings the rule looks at.
+        added: categories that the output has and the JSON lacks. left_out: ids of those that the output lacks.
+        embedded: categories that get `text_emb` in the output.
     """
 
     config: Config
@@ -46,6 +49,13 @@ class LabelPlan:
     base_ids: list[int]
     base_names: list[str]
     table: NameTable
+    added: list[Category]
+    left_out: set[int]
+    embedded: list[Category]
+
+    def category_words(self) -> list[tuple[str, ...]]:
+        """What stands in the prompts of each category that gets `text_emb`: the words of its label."""
+        return [self.vocabulary.words_of(category.name) for category in self.embedded]
 
 
 def plan_labelling(config: Config) -> LabelPlan:
@@ -67,12 +77,18 @@ def plan_labelling(config: Config) -> LabelPlan:
     }
     check_output(output, "label.output", inputs)
     coco.annotation_keys()  # a mistake in them must show before the work
-    vocabulary = read_vocabulary(config)
+    vocabulary = read_vocabulary(config).of_json(coco)
     categories = coco.categories()
+    added = vocabulary.new_categories(categories) if config.label.add_categories else []
+    categories += added
     novel_ids, base_ids = vocabulary.category_ids(categories)
     base = [category for category in categories if category.id in base_ids]
     base_names = [category.name for category in base]
     table = name_table(vocabulary, base_names, config.label)
+    named = base_ids | set(novel_ids)
+    left_out = {category.id for category in categories if category.id not in named}
+    left_out = left_out if config.label.drop_categories else set()
+    to_embed = categories_to_embed(coco, added, config.label.text_embeddings)
     images = coco.images()
     return LabelPlan(
         config=config,
@@ -87,6 +103,9 @@ def plan_labelling(config: Config) -> LabelPlan:
         base_ids=[category.id for category in base],
         base_names=base_names,
         table=table,
+        added=added,
+        left_out=left_out,
+        embedded=[category for category in to_embed if category.id not in left_out],
     )
 
 

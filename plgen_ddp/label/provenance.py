@@ -39,7 +39,8 @@ def provenance(
 def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None) -> dict[str, Any]:
     """What decided the labels: the rule's options, what was learned, the names and prompts."""
     label, vocabulary = plan.config.label, plan.vocabulary
-    left_out = ("annotations", "vocabulary", "templates", "allow_partial", "output")
+    left_out = {"annotations", "vocabulary", "templates", "allow_partial", "output"}
+    left_out |= {"text_embeddings", "add_categories", "drop_categories"}  # the categories themselves show them
     settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}
     settings |= {"similarity": rule.similarity.rule, "temperature": rule.similarity.temperature}
     if chosen is not None:

@@ -53,7 +53,7 @@ def test_a_name_that_the_json_lacks_comes_with_the_nearest_one(tmp_path, text):
         ("novell: [cat]", "unknown key 'novell'; did you mean 'novel'"),
         ("novel: cat", "novel must be a list"),
         ("novel: [cat, no]", "quote a name"),
-        ("novel: [cat]\naliases: {dog: [hound]}", "aliases for 'dog', which is not scored"),
+        ("novel: [cat]\nbase: []\naliases: {dog: [hound]}", "aliases for 'dog', which is no novel, base or distractor"),
         ("3", "not valid YAML|expected a file"),
     ],
 )

@@ -1,0 +1,44 @@
+"""Which categories get `text_emb`, the text embedding that VL-PLM's and MarvelOVD's training loaders read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from plgen_ddp.coco import Category, CocoFile
+from plgen_ddp.errors import UserError
+
+
+def categories_to_embed(coco: CocoFile, added: Sequence[Category], mode: str) -> list[Category]:
+    """The categories that get `text_emb`: with mode fill those without it, with replace all, with none none.
+
+    Args:
+        added: categories that the file does not have yet.
+        mode: `label.text_embeddings`.
+    """
+    if mode == "none":
+        return []
+    categories = coco.categories()
+    if mode == "fill":
+        lengths = coco.text_embedding_lengths()
+        categories = [category for category, length in zip(categories, lengths, strict=True) if length == 0]
+    return [*categories, *added]
+
+
+def embeddings_by_id(coco: CocoFile, categories: Sequence[Category], rows: np.ndarray) -> dict[int, np.ndarray]:
+    """Text embeddings by category id, float32 (d,) each.
+
+    Args:
+        categories: from `categories_to_embed`.
+        rows: float32 (len(categories), d).
+
+    Raises:
+        UserError: a category that keeps its `text_emb` has another length; no loader can put both into one matrix.
+    """
+    found = {category.id: row for category, row in zip(categories, rows, strict=True)}
+    for category, length in zip(coco.categories(), coco.text_embedding_lengths(), strict=True):
+        if found and category.id not in found and length not in (0, rows.shape[1]):
+            raise UserError(
+                f"{coco.path}: `text_emb` of {category.name!r} has {length} numbers, and embeddings of clip.model have "
+                f"{rows.shape[1]}; label.text_embeddings=replace replaces it, none adds no others"
+            )
+    return found
