@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 _KEY = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_END = re.compile(rb"[ \t\r\n]*\}")
 _BEFORE_ITEM = re.compile(rb"[ \t\r\n]*[\[,][ \t\r\n]*")
 
 
@@ -29,7 +30,7 @@ def member_slices(text: bytes, members: Mapping[str, msgspec.Raw]) -> dict[str, 
             raise ValueError("an object has a key twice")
         end = key.end() + memoryview(value).nbytes
         found[name] = slice(key.end(), end)
-    if text[end : end + 100].lstrip()[:1] not in (b"}", b""):
+    if members and _END.match(text, end) is None:
         raise ValueError("an object has a key twice")
     return found
 
