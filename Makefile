@@ -43,7 +43,8 @@ demo: setup
 	$(BIN)/python -m plgen_ddp.demo --ranks $(RANKS)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(SLOW),,-m "not slow")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup \
+		--no-loadscope-reorder $(if $(SLOW),,-m "not slow")
 
 test-gpu: setup
 	PLGEN_TEST_GPU=1 $(BIN)/python -m pytest -m cuda

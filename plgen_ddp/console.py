@@ -16,7 +16,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from plgen_ddp.errors import PeerError, UserError, user_message
-from plgen_ddp.records import Evaluation, LabelSummary, RankSummary
+from plgen_ddp.records import Evaluation, ImportSummary, LabelSummary, PublishedFigures, RankSummary, StoreRecall
 
 # Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
@@ -252,6 +252,21 @@ def print_scoring(
         print_line("  run.retry_failures=true scores them again once they are mended", error=True)
 
 
+def print_import(summary: ImportSummary) -> None:
+    """What an import stored, on stdout; images that are twice in the files, unknown or missing, on stderr."""
+    print_line(
+        f"wrote {summary.store}: {summary.images} images, {summary.boxes} boxes from {summary.files} "
+        f"file{'s' if summary.files > 1 else ''}"
+    )
+    for image_ids, what in (
+        (summary.twice, "images are in the files more than once; the first copy, by file name, is stored"),
+        (summary.unknown, "images of the files are not in data.annotations; they are left out"),
+        (summary.missing, "images of data.annotations are in no file; label.allow_partial=true labels the others"),
+    ):
+        if image_ids:
+            print_line(f"note: {len(image_ids)} {what} (first: image {image_ids[0]})", error=True)
+
+
 def print_labels(summary: LabelSummary) -> None:
     """What a labelling wrote, on stdout; images without labels because they failed, on stderr."""
     print_line(
@@ -263,11 +278,46 @@ def print_labels(summary: LabelSummary) -> None:
 
 
 def print_evaluation(result: Evaluation) -> None:
-    """COCO's metrics as one line, then AP50 of each name."""
+    """COCO's metrics as one line, published ones below it, AP50 of each name; then what the labels are worth as a
+    training takes them, and what the store's boxes find."""
+    print_line(_metrics(result))
+    if result.published is not None:
+        print_line(f"{_metrics(result.published)}: {result.published.title}, {result.published.protocol}")
+    by_name = {name: "no objects" if value < 0 else f"{value:.3f}" for name, value in result.AP50_by_name.items()}
+    print_line("AP50 by name: " + ", ".join(f"{name} {value}" for name, value in sorted(by_name.items())))
+    quality = result.quality
+    at = "own threshold" if result.score_threshold is None else f"threshold {result.score_threshold:g}"
     print_line(
+        f"precision {quality.precision:.3f}  recall {quality.recall:.3f}  F1 {quality.f1:.3f}  "
+        f"(all labels at their {at}, IoU 0.5, {quality.objects} objects)"
+    )
+    on_base = f"a base object {quality.base_object:.1%}" if result.base_objects else "no base annotations to compare"
+    print_line(
+        f"wrong labels: no object {quality.background:.1%}, {on_base}, a part {quality.part:.1%}, "
+        f"a wrong name {quality.wrong_name:.1%}, a duplicate {quality.duplicate:.1%}"
+    )
+    if result.store is not None:
+        _print_store_recall(result.store)
+
+
+def _metrics(result: Evaluation | PublishedFigures) -> str:
+    return (
         f"AP {result.AP:.3f}  AP50 {result.AP50:.3f}  AP75 {result.AP75:.3f}  small/medium/large "
         f"{result.AP_small:.3f}/{result.AP_medium:.3f}/{result.AP_large:.3f}  AR@100 {result.AR100:.3f}  "
         f"({result.pseudo_labels} pseudo labels on {result.images} images, {result.pls_per_image:.2f} an image)"
     )
-    by_name = {name: "no objects" if value < 0 else f"{value:.3f}" for name, value in result.AP50_by_name.items()}
-    print_line("AP50 by name: " + ", ".join(f"{name} {value}" for name, value in sorted(by_name.items())))
+
+
+def _print_store_recall(measured: StoreRecall) -> None:
+    """A line for each number of boxes, a column for each group and IoU."""
+    groups = {row.group: row.objects for row in measured.rows}
+    ious = dict.fromkeys(row.iou for row in measured.rows)
+    shares = {(row.limit, row.group, row.iou): f"{row.recall:.3f}" if row.objects else "-" for row in measured.rows}
+    counts = ", ".join(f"{objects} {group} objects" for group, objects in groups.items())
+    print_line(f"recall of the store's boxes, whatever their names ({counts})")
+    print_line("  boxes  " + "  ".join(f"{f'{group} IoU {iou:g}':>14}" for group in groups for iou in ious))
+    for limit in dict.fromkeys(row.limit for row in measured.rows):
+        cells = (f"{shares[limit, group, iou]:>14}" for group in groups for iou in ious)
+        print_line(f"  {limit:>5}  " + "  ".join(cells))
+    if measured.absent:
+        print_line(f"{measured.absent} images are not in the store; their objects count as not found", error=True)

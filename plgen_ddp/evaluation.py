@@ -1,45 +1,55 @@
-"""How good pseudo labels are: COCO's own metrics against ground truth of the novel names."""
+"""How good pseudo labels are against ground truth of the novel names: COCO's own metrics, right and wrong labels, and
+what the region store's boxes find."""
 
 import contextlib
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from plgen_ddp.coco import Category, read_json
+from plgen_ddp.box_recall import box_recall, open_store
+from plgen_ddp.boxes import covered, ious, match_one_to_one
+from plgen_ddp.coco_boxes import BoxFile, BoxRow, ImageRow, boxes_by_image, read_box_file
 from plgen_ddp.errors import UserError, suggestion
-from plgen_ddp.records import Evaluation
+from plgen_ddp.label_quality import RIGHT_IOU, ImageBoxes, LabelQuality, label_quality
+from plgen_ddp.published import published_for
+from plgen_ddp.records import Evaluation, StoreRecall
+from plgen_ddp.store import RegionStore
+
+_NOTHING = ImageBoxes(np.empty((0, 4)), np.empty(0, np.int64), np.empty(0))
 
 
-class _Box(msgspec.Struct):
-    """What evaluation reads of an annotation; `confidence` marks a pseudo label."""
+@dataclass(frozen=True)
+class _Compared:
+    """What is compared: one set of images, category ids of the ground truth.
 
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
-    area: float | None = None
-    confidence: float | None = None
+    Attributes:
+        names: the novel names. ids: their category ids.
+        images: those of the ground truth that are evaluated.
+        labels: pseudo labels, novel: objects of the novel names, base: of the base names; crowds among both.
+    """
 
-
-class _Image(msgspec.Struct):
-    id: int
-
-
-class _Labels(msgspec.Struct):
-    images: list[_Image]
-    categories: list[Category]
-    annotations: list[_Box] = []
-    info: Any = None
+    names: list[str]
+    ids: list[int]
+    images: list[ImageRow]
+    labels: list[BoxRow]
+    novel: list[BoxRow]
+    base: list[BoxRow]
 
 
 def evaluate(
-    labels: Path, ground_truth: Path, novel: Sequence[str] | None = None, *, only_images_with_novel: bool = False
+    labels: Path,
+    ground_truth: Path,
+    novel: Sequence[str] | None = None,
+    *,
+    only_images_with_novel: bool = False,
+    store: Path | None = None,
 ) -> Evaluation:
     """Compares the pseudo labels of one COCO-format JSON with the annotations of another.
 
@@ -48,17 +58,46 @@ def evaluate(
         ground_truth: has real annotations of the novel names. Its images are evaluated, as far as `labels` has them.
         novel: the names; those that `labels` says it was made for by default.
         only_images_with_novel: leave out images without a novel object, as the published figures of VL-PLM do.
+        store: the region store that the labels were made from, or the `run.output` around it: what its boxes find.
 
     Raises:
-        UserError: an unreadable file, no image in common, a name that a file lacks or the labels were not made for, or
-            labels that are none of this package's.
+        UserError: an unreadable file, no image in common, an image that is another one in the other file, a name that a
+            file lacks or the labels were not made for, labels that are none of this package's, or another store.
     """
-    made, real = _read(labels, "labels"), _read(ground_truth, "ground truth")
-    made_for = _names_of(made)
+    made, real = read_box_file(labels, "labels"), read_box_file(ground_truth, "ground truth")
+    regions = None if store is None else open_store(store, made.recorded("store", "fingerprint"))
+    names = _names(made, real, labels, ground_truth, novel)
+    compared = _compared(made, real, names, labels, ground_truth, only_images_with_novel=only_images_with_novel)
+    run = _coco_eval(compared)
+    stats = [float(value) for value in run.stats]
+    threshold = made.recorded("label", "score_threshold")
+    return Evaluation(
+        AP=stats[0],
+        AP50=stats[1],
+        AP75=stats[2],
+        AP_small=stats[3],
+        AP_medium=stats[4],
+        AP_large=stats[5],
+        AR100=stats[8],
+        pls_per_image=len(compared.labels) / len(compared.images),
+        pseudo_labels=len(compared.labels),
+        images=len(compared.images),
+        AP50_by_name=_ap50_by_name(run, compared),
+        score_threshold=float(threshold) if isinstance(threshold, int | float) else None,
+        quality=_quality(compared),
+        base_objects=len(compared.base),
+        store=None if regions is None else _store_recall(regions, compared),
+        published=published_for(compared.names, compared.images),
+    )
+
+
+def _names(made: BoxFile, real: BoxFile, labels: Path, ground_truth: Path, novel: Sequence[str] | None) -> list[str]:
+    """The names to evaluate, each of them a category of both files."""
+    made_for = made.made_for()
     if novel is None and made_for is None:
         raise UserError(f"{labels} does not say which names it was made for; give them with --novel")
     names = list(dict.fromkeys(novel if novel is not None else made_for or []))
-    if _names_of(real) is not None and any(box.confidence is not None for box in real.annotations):
+    if real.made_for() is not None and real.pseudo_labels():
         raise UserError(f"{ground_truth} is a file of pseudo labels; --ground-truth takes real annotations")
     ids = {category.name: category.id for category in real.categories}
     if len(ids) < len(real.categories):
@@ -72,96 +111,149 @@ def evaluate(
             raise UserError(f"{labels} was not made for {name!r}, only for {', '.join(made_for)}")
         if name not in made_names:
             raise UserError(f"{labels} has no category {name!r}")
-    if made_for is None and all(box.confidence is None for box in made.annotations):
+    if made_for is None and not made.pseudo_labels():
         raise UserError(f"{labels} has no pseudo labels: no annotation with `confidence`")
+    return names
+
+
+def _compared(
+    made: BoxFile, real: BoxFile, names: list[str], labels: Path, ground_truth: Path, *, only_images_with_novel: bool
+) -> _Compared:
+    ids = {category.name: category.id for category in real.categories}
     # The two files may number their categories differently: names are what they share.
     to_real = {category.id: ids[category.name] for category in made.categories if category.name in set(names)}
-    wanted = {ids[name] for name in names}
-    images = {image.id for image in real.images} & {image.id for image in made.images}
-    truths = [box for box in real.annotations if box.category_id in wanted and box.image_id in images]
+    novel_ids = {ids[name] for name in names}
+    labelled = {image.id: image for image in made.images}
+    images = {image.id: image for image in real.images if image.id in labelled}
+    for image in images.values():
+        _check_same_image(image, labelled[image.id], labels, ground_truth)
+    truths = [box for box in real.annotations if box.category_id in novel_ids and box.image_id in images]
     if images and all(box.iscrowd for box in truths):
         raise UserError(
             f"{ground_truth} has no annotation, or only crowds, of {', '.join(names[:5])} in the images of {labels}"
         )
     if only_images_with_novel:
-        images &= {box.image_id for box in truths}
+        with_novel = {box.image_id for box in truths}
+        images = {image_id: image for image_id, image in images.items() if image_id in with_novel}
     if not images:
         raise UserError(f"{labels} and {ground_truth} have no image to compare")
-    pseudo = [
-        box
-        for box in made.annotations
-        if box.confidence is not None and box.image_id in images and box.category_id in to_real
-    ]
+    base_names = made.recorded("label", "base")
+    if isinstance(base_names, list):
+        base_ids = {ids[name] for name in base_names if name in ids}
+    else:
+        base_ids = set(ids.values()) - {ids[name] for name in made.made_for() or [] if name in ids}
+    base_ids -= novel_ids
+    pseudo = [box for box in made.pseudo_labels() if box.image_id in images and box.category_id in to_real]
+    for box in pseudo:
+        box.category_id = to_real[box.category_id]
+    return _Compared(
+        names=names,
+        ids=[ids[name] for name in names],
+        images=list(images.values()),
+        labels=pseudo,
+        novel=[box for box in truths if box.image_id in images],
+        base=[box for box in real.annotations if box.category_id in base_ids and box.image_id in images],
+    )
+
+
+def _check_same_image(real: ImageRow, made: ImageRow, labels: Path, ground_truth: Path) -> None:
+    """An id alone does not say that both files mean the same image."""
+    sizes = [(image.width, image.height) for image in (real, made)]
+    if sizes[0] != sizes[1] and all(None not in size for size in sizes):
+        what = [f"{width} x {height}" for width, height in sizes]
+    else:
+        what = [image.name() for image in (real, made)]
+        stems = [name.rpartition(".")[0] or name for name in what]
+        # The same photo is COCO_val2014_000000000042.jpg in one release and 000000000042.jpg in another.
+        if stems[0].endswith(stems[1]) or stems[1].endswith(stems[0]):
+            return
+    raise UserError(
+        f"image {real.id} is {what[0]} in {ground_truth} and {what[1]} in {labels}; give the ground truth of the "
+        "labelled images"
+    )
+
+
+def _coco_eval(compared: _Compared) -> COCOeval:
+    """pycocotools' evaluation of the labels, run and summarised."""
     target = COCO()
     target.dataset = {
-        "images": [{"id": image_id} for image_id in sorted(images)],
-        "categories": [{"id": ids[name], "name": name} for name in names],
-        "annotations": [
-            _annotation(number, box, box.category_id)
-            for number, box in enumerate(truths, start=1)
-            if box.image_id in images
-        ],
+        "images": [{"id": image_id} for image_id in sorted(image.id for image in compared.images)],
+        "categories": [{"id": number, "name": name} for number, name in zip(compared.ids, compared.names, strict=True)],
+        "annotations": [_annotation(number, box) for number, box in enumerate(compared.novel, start=1)],
     }
     found = COCO()
     found.dataset = target.dataset | {
         "annotations": [
-            _annotation(number, box, to_real[box.category_id]) | {"score": box.confidence}
-            for number, box in enumerate(pseudo, start=1)
+            _annotation(number, box) | {"score": box.confidence} for number, box in enumerate(compared.labels, start=1)
         ]
     }
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and a table of its own
         target.createIndex()
         found.createIndex()
         run = COCOeval(target, found, "bbox")
-        run.params.catIds = [ids[name] for name in names]
+        run.params.catIds = list(compared.ids)
         run.evaluate()
         run.accumulate()
         run.summarize()
-    stats = [float(value) for value in run.stats]
-    precision_at_50 = run.eval["precision"][0, :, :, 0, -1]  # IoU x recall x category x area x detections
+    return run
+
+
+def _ap50_by_name(run: COCOeval, compared: _Compared) -> dict[str, float]:
+    precision = run.eval["precision"][0, :, :, 0, -1]  # IoU x recall x category x area x detections
     by_name = {}
-    for name in names:
-        values = precision_at_50[:, run.params.catIds.index(ids[name])]  # which evaluate() has sorted
+    for name, number in zip(compared.names, compared.ids, strict=True):
+        values = precision[:, run.params.catIds.index(number)]  # which evaluate() has sorted
         by_name[name] = float(values[values > -1].mean()) if (values > -1).any() else -1.0
-    return Evaluation(
-        AP=stats[0],
-        AP50=stats[1],
-        AP75=stats[2],
-        AP_small=stats[3],
-        AP_medium=stats[4],
-        AP_large=stats[5],
-        AR100=stats[8],
-        pls_per_image=len(pseudo) / len(images),
-        pseudo_labels=len(pseudo),
-        images=len(images),
-        AP50_by_name=by_name,
-    )
+    return by_name
 
 
-def _annotation(number: int, box: _Box, category_id: int) -> dict[str, Any]:
+def _annotation(number: int, box: BoxRow) -> dict[str, Any]:
     return {
         "id": number,
         "image_id": box.image_id,
-        "category_id": category_id,
+        "category_id": box.category_id,
         "bbox": list(box.bbox),
         "area": box.area or box.bbox[2] * box.bbox[3],
         "iscrowd": box.iscrowd,
     }
 
 
-def _read(path: Path, what: str) -> _Labels:
-    try:
-        return msgspec.json.decode(read_json(path), type=_Labels)
-    except OSError as error:
-        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the {what} {path} is not a COCO-format JSON: {error}") from None
+def _quality(compared: _Compared) -> LabelQuality:
+    numbers = {number: number for number in (*compared.ids, *(box.category_id for box in compared.base))}
+    labels = boxes_by_image(compared.labels, numbers)
+    novel = boxes_by_image((box for box in compared.novel if not box.iscrowd), numbers)
+    crowds = boxes_by_image((box for box in compared.novel if box.iscrowd), numbers)
+    base = boxes_by_image((box for box in compared.base if not box.iscrowd), numbers)
+    return label_quality(
+        [
+            (
+                _without_crowds(labels.get(image.id, _NOTHING), novel.get(image.id, _NOTHING), crowds.get(image.id)),
+                novel.get(image.id, _NOTHING),
+                base.get(image.id, _NOTHING),
+            )
+            for image in compared.images
+        ]
+    )
 
 
-def _names_of(made: _Labels) -> list[str] | None:
-    """The names that the file says it was made for."""
-    try:
-        names = made.info["plgen_ddp"]["label"]["novel"]
-    except (TypeError, KeyError):
-        return None
-    return names if isinstance(names, list) and names and all(isinstance(name, str) for name in names) else None
+def _without_crowds(labels: ImageBoxes, objects: ImageBoxes, crowds: ImageBoxes | None) -> ImageBoxes:
+    """The labels but those that find no object and lie in a crowd of their name: to COCO they are neither right nor
+    wrong."""
+    if crowds is None:
+        return labels
+    order = np.argsort(-labels.scores, kind="stable")
+    labels = ImageBoxes(labels.boxes_xyxy[order], labels.names[order], labels.scores[order])
+    same = labels.names[:, None] == objects.names[None, :]
+    right = match_one_to_one(ious(labels.boxes_xyxy, objects.boxes_xyxy), same, RIGHT_IOU)
+    in_crowd = covered(labels.boxes_xyxy, crowds.boxes_xyxy) >= RIGHT_IOU
+    keep = right | ~(in_crowd & (labels.names[:, None] == crowds.names[None, :])).any(axis=1)
+    return ImageBoxes(labels.boxes_xyxy[keep], labels.names[keep], labels.scores[keep])
+
+
+def _store_recall(store: RegionStore, compared: _Compared) -> StoreRecall:
+    objects = {}
+    for group, rows in (("base", compared.base), ("novel", compared.novel)):
+        whole = [box for box in rows if not box.iscrowd]
+        of_image = boxes_by_image(whole, {box.category_id: 0 for box in whole})
+        objects[group] = {image_id: boxes.boxes_xyxy for image_id, boxes in of_image.items()}
+    return box_recall(store, objects, {image.id: (image.width, image.height) for image in compared.images})

@@ -4,13 +4,18 @@ A region has one shape from the encoder through the store to the labels: `Region
 name. Every record is checked when it is built.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
+
+from plgen_ddp.label_quality import LabelQuality
+
+# Pseudo labels that are turned into Python objects at a time.
+_ROWS = 10_000
 
 EVIDENCE = ("foreground", "last_move", "agreement", "scale_cosine")
 """The columns that stage 1 stores beside objectness; see `Regions`."""
@@ -36,6 +41,31 @@ class Similarity:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedVocabulary:
+    """What imported scores were computed for: without embeddings, they say nothing about other names or prompts.
+
+    Attributes:
+        names: the novel names, which `Regions.top_name` indexes.
+        distractors: names that were scored against them and never chosen.
+        aliases: words that replaced a name in the prompts.
+        templates: SHA-256 of the prompt templates.
+    """
+
+    names: tuple[str, ...]
+    distractors: tuple[str, ...]
+    aliases: Mapping[str, tuple[str, ...]]
+    templates: str
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], distractors: Sequence[str], aliases: Mapping[str, Sequence[str]], templates: str
+    ) -> "FixedVocabulary":
+        """The record of what may be lists."""
+        words = {name: tuple(own) for name, own in aliases.items()}
+        return cls(tuple(names), tuple(distractors), words, templates)
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an image could not be scored: the stage that failed ("read", "decode"), and the reason in one line."""
 
@@ -58,8 +88,11 @@ class Regions:
             its suppression.
         scale_cosine: float32 (n,), in [-1, 1]: cosine between the embeddings of the crops at the first two scales.
         failure: why the image could not be scored; it then has no regions.
+        top_name: int32 (n,): the likeliest name, an index into `FixedVocabulary.names` of the store.
+        top_score: float64 (n,), in [0, 1]: the probability of that name.
 
-    The four columns before `failure` (`EVIDENCE`) are None where the source of the boxes has no such evidence.
+    The four columns before `failure` (`EVIDENCE`) are None where the source of the boxes has no such evidence. The last
+    two are None but for imported scores, which have no embeddings (d is 0) and whose boxes and objectness are float64.
     """
 
     image_id: int
@@ -71,6 +104,8 @@ class Regions:
     agreement: np.ndarray | None = None
     scale_cosine: np.ndarray | None = None
     failure: Failure | None = None
+    top_name: np.ndarray | None = None
+    top_score: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.objectness)
@@ -78,7 +113,7 @@ class Regions:
         assert self.embeddings.ndim == 2 and len(self.embeddings) == count, (
             f"embeddings has shape {self.embeddings.shape}, expected ({count}, d)"
         )
-        for name in EVIDENCE:
+        for name in (*EVIDENCE, "top_name", "top_score"):
             if (column := getattr(self, name)) is not None:
                 _check_shape(name, column, (count,))
         assert self.failure is None or count == 0, "an image that failed has no regions"
@@ -111,6 +146,27 @@ class RankSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """What one import of another project's scores read and stored.
+
+    Attributes:
+        store: the folder.
+        files, images, boxes: how many it stored, and from how many files.
+        twice: ids of images that the files have more than once, ascending.
+        unknown: ids of images that the JSON lacks, ascending; they are not stored.
+        missing: ids of images of the JSON that no file has, ascending.
+    """
+
+    store: Path
+    files: int
+    images: int
+    boxes: int
+    twice: list[int]
+    unknown: list[int]
+    missing: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class LabelSummary:
     """What one labelling wrote.
 
@@ -129,6 +185,64 @@ class LabelSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class BoxRecall:
+    """How many objects an image's first boxes find, whatever their names.
+
+    Attributes:
+        group: "base" or "novel".
+        limit: how many boxes of an image count.
+        iou: from which a box finds an object.
+        objects: how many there are.
+        recall: the share of them that is found, one to one; -1 where there is no object.
+    """
+
+    group: str
+    limit: int
+    iou: float
+    objects: int
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRecall:
+    """What the boxes of a region store find.
+
+    Attributes:
+        rows: for each group, number of boxes and IoU.
+        absent: evaluated images that the store lacks; their objects count as not found.
+    """
+
+    rows: tuple[BoxRecall, ...]
+    absent: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFigures:
+    """What others published of their pseudo labels; `Evaluation` says what the figures mean.
+
+    Attributes:
+        title: whose figures they are. protocol: what one has to do to compare.
+    """
+
+    title: str
+    protocol: str
+    AP: float
+    AP50: float
+    AP75: float
+    AP_small: float
+    AP_medium: float
+    AP_large: float
+    AR100: float
+    pseudo_labels: int
+    images: int
+
+    @property
+    def pls_per_image(self) -> float:
+        """Pseudo labels an image, counting images without any."""
+        return self.pseudo_labels / self.images
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """COCO's box metrics over the novel names: AP and AR in [0, 1], or -1 where there is no such ground truth.
 
@@ -139,6 +253,11 @@ class Evaluation:
         pls_per_image: pseudo labels an evaluated image, counting images without any.
         pseudo_labels, images: how many were evaluated.
         AP50_by_name: each novel name's own.
+        score_threshold: the threshold that the labels were made with, where the file says one number.
+        quality: what is right and what is wrong with the labels, all of the file.
+        base_objects: annotations of base names in the evaluated images; without any, no label can be on one.
+        store: what the boxes of the region store find; None where no store was given.
+        published: figures of others on the same data; None where there are none.
     """
 
     AP: float
@@ -152,12 +271,21 @@ class Evaluation:
     pseudo_labels: int
     images: int
     AP50_by_name: dict[str, float]
+    score_threshold: float | None
+    quality: LabelQuality
+    base_objects: int
+    store: StoreRecall | None
+    published: PublishedFigures | None
 
 
 class PseudoLabel(msgspec.Struct):
     """One pseudo label as it is written: the keys that VL-PLM's and MarvelOVD's training loaders read, and a real area.
 
-    Those loaders recognise a box without a mask by its `segmentation` of [[]].
+    `segmentation` is the box as a polygon with one number too many: x0, y0, x1, y0, x1, y1, x0, y1, x0. Those loaders
+    recognise a box without a mask by a list in which no polygon is valid, and an odd count is not valid to them.
+    pycocotools drops the last number: `annToMask` fills the box. (It fails on the recipes' own [[]].)
+
+    `score` repeats `confidence`, under the name that COCO results and FiftyOne have for it.
     """
 
     id: int
@@ -166,13 +294,14 @@ class PseudoLabel(msgspec.Struct):
     bbox: tuple[float, float, float, float]  # xywh, original pixels
     area: float  # pixels
     confidence: float
+    score: float
     clip_score: float
     rpn_score: float
+    segmentation: list[list[float]]  # pixels, rounded to hundredths as COCO's polygons are
     box_score: float | msgspec.UnsetType = msgspec.UNSET
     iscrowd: int = 0
     thing_isBase: bool = False
     thing_isNovel: bool = True
-    segmentation: list[list[float]] = msgspec.field(default_factory=lambda: [[]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +353,41 @@ class PseudoLabels:
         Args:
             box_score: write the key `box_score` too; the recipes' labels do not have it.
         """
-        columns = (getattr(self, name).tolist() for name in self.__slots__)
-        areas = (self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3]).tolist()
-        for number, (area, image_id, category_id, box, score, clip_score, quality, objectness) in enumerate(
-            zip(areas, *columns, strict=True)
-        ):
-            written = quality if box_score else msgspec.UNSET
-            yield PseudoLabel(
-                first_id - number, image_id, category_id, box, area, score, clip_score, objectness, written
-            )
+        for start in range(0, len(self), _ROWS):  # as Python's objects, a whole train2017 would take a gigabyte
+            part = PseudoLabels(*(getattr(self, name)[start : start + _ROWS] for name in self.__slots__))
+            columns = (getattr(part, name).tolist() for name in self.__slots__)
+            areas = (part.boxes_xywh[:, 2] * part.boxes_xywh[:, 3]).tolist()
+            for number, (
+                area,
+                outline,
+                image_id,
+                category_id,
+                box,
+                score,
+                clip_score,
+                quality,
+                objectness,
+            ) in enumerate(zip(areas, _outlines(part.boxes_xywh).tolist(), *columns, strict=True), start):
+                yield PseudoLabel(
+                    id=first_id - number,
+                    image_id=image_id,
+                    category_id=category_id,
+                    bbox=box,
+                    area=area,
+                    confidence=score,
+                    score=score,
+                    clip_score=clip_score,
+                    rpn_score=objectness,
+                    segmentation=[outline],
+                    box_score=quality if box_score else msgspec.UNSET,
+                )
+
+
+def _outlines(boxes_xywh: np.ndarray) -> np.ndarray:
+    """float64 (n, 9): the corners of each box (n, 4), and the first number again; see `PseudoLabel`."""
+    x0, y0 = boxes_xywh[:, 0], boxes_xywh[:, 1]
+    x1, y1 = x0 + boxes_xywh[:, 2], y0 + boxes_xywh[:, 3]
+    return np.stack([x0, y0, x1, y0, x1, y1, x0, y1, x0], axis=1).round(2)
 
 
 def _check_shape(name: str, array: np.ndarray, expected: tuple[int, ...]) -> None:

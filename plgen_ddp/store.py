@@ -17,6 +17,14 @@ A part has a row an image and these columns; a region's values are in the order 
                     list<float32>, one a box; null where the boxes' source has no such evidence
     embeddings      binary: little-endian float16, `dim` a box
 
+A part of imported scores has no evidence and no embeddings. It has the likeliest name of each box instead, and keeps
+the digits of the files that it comes from:
+
+    image_id, stage, reason
+    boxes_xyxy, objectness, top_score
+                    list<float64>
+    top_name        list<int32>
+
 `plgen_ddp.records.Regions` says what the values mean.
 """
 
@@ -34,6 +42,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plgen_ddp.config import Config
@@ -41,20 +50,30 @@ from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
 from plgen_ddp.options import given
-from plgen_ddp.records import EVIDENCE, Failure, Regions, Similarity
+from plgen_ddp.records import EVIDENCE, Failure, FixedVocabulary, Regions, Similarity
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
 FORMAT = 2
 
+_IMAGE = [
+    pa.field("image_id", pa.int64(), nullable=False),
+    pa.field("stage", pa.string()),
+    pa.field("reason", pa.string()),
+]
 _SCHEMA = pa.schema(
     [
-        pa.field("image_id", pa.int64(), nullable=False),
-        pa.field("stage", pa.string()),
-        pa.field("reason", pa.string()),
+        *_IMAGE,
         pa.field("boxes_xyxy", pa.list_(pa.float32()), nullable=False),
         pa.field("objectness", pa.list_(pa.float32()), nullable=False),
         *(pa.field(name, pa.list_(pa.float32())) for name in EVIDENCE),
         pa.field("embeddings", pa.binary(), nullable=False),
+    ]
+)
+_IMPORTED_SCHEMA = pa.schema(
+    [
+        *_IMAGE,
+        *(pa.field(name, pa.list_(pa.float64()), nullable=False) for name in ("boxes_xyxy", "objectness", "top_score")),
+        pa.field("top_name", pa.list_(pa.int32()), nullable=False),
     ]
 )
 
@@ -69,6 +88,7 @@ class Manifest:
         identity: what decides the content (dataset, weights, settings), nested mappings of plain values.
         versions: of the libraries at the start. Another version changes last digits, so it is recorded, not enforced.
         annotations: the JSON that was scored, which labelling reads unless another one is given.
+        vocabulary: of imported scores; None: the store has embeddings, for any names.
     """
 
     dim: int
@@ -76,6 +96,7 @@ class Manifest:
     identity: Mapping[str, Any]
     versions: Mapping[str, str]
     annotations: str | None = None
+    vocabulary: FixedVocabulary | None = None
 
     def fingerprint(self) -> str:
         """SHA-256 of the identity, hexadecimal."""
@@ -134,6 +155,8 @@ class RegionStore:
             )
         try:
             del content["format"]
+            if content.get("vocabulary") is not None:
+                content["vocabulary"] = FixedVocabulary.of(**content["vocabulary"])
             manifest = Manifest(**content | {"similarity": Similarity(**content["similarity"])})
             _ = manifest.identity["dataset"], manifest.versions.items()
             return manifest
@@ -152,12 +175,13 @@ class RegionStore:
     def write_part(self, images: Sequence[Regions]) -> Path:
         """Adds one part that holds these images."""
         buffer = io.BytesIO()
+        table = _to_table(images)
+        lists = [field.name for field in table.schema if pa.types.is_list(field.type)]
         pq.write_table(
-            _to_table(images),
+            table,
             buffer,
             # The embeddings are most of it, and noise to a compressor.
-            compression={"embeddings": "NONE"}
-            | {f"{name}.list.element": "ZSTD" for name in ("boxes_xyxy", "objectness", *EVIDENCE)},
+            compression={"embeddings": "NONE"} | {f"{name}.list.element": "ZSTD" for name in lists},
             use_dictionary=False,
             write_statistics=["image_id"],
             write_page_checksum=True,
@@ -168,17 +192,23 @@ class RegionStore:
         write_atomically(path, iter([buffer.getvalue()]))
         return path
 
-    def read_part(self, path: Path) -> Iterator[Regions]:
-        """The images of a part.
+    def read_part(self, path: Path, *, embeddings: bool = True) -> Iterator[Regions]:
+        """The images of a part; without embeddings, of length 0, it takes a fraction of the time.
 
         Raises:
-            UserError: the part is damaged.
+            UserError: the part is damaged, or holds a number that is NaN. Embeddings are not searched for it here.
         """
-        table = self._read(path)
-        dim = self._dim
+        imported = self._imported
+        layout = _IMPORTED_SCHEMA if imported else _SCHEMA
+        table = self._read(path, None if embeddings else [name for name in layout.names if name != "embeddings"])
+        dim = self._dim if embeddings else 0
+        if wrong := _wrong_values(table, dim):
+            raise UserError(f"run.output: part {path} {wrong}; remove it and run scoring again")
+        listed = ("top_name", "top_score") if imported else EVIDENCE
+        has_embeddings = "embeddings" in table.column_names
         columns = [table.column(name) for name in ("image_id", "stage", "reason")]
         for row, (image_id, stage, reason) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
-            embeddings = np.frombuffer(table.column("embeddings")[row].as_buffer() or b"", "<f2")
+            stored = table.column("embeddings")[row].as_buffer() if has_embeddings else None
             objectness = _values(table, "objectness", row)
             assert objectness is not None, "the schema allows no null here"
             boxes = _values(table, "boxes_xyxy", row)
@@ -187,8 +217,8 @@ class RegionStore:
                 image_id,
                 boxes.reshape(-1, 4),
                 objectness,
-                embeddings.reshape(-1, dim),
-                **{name: _values(table, name, row) for name in EVIDENCE},
+                np.frombuffer(stored or b"", "<f2").reshape(len(objectness), dim),
+                **{name: _values(table, name, row) for name in listed},
                 failure=None if reason is None else Failure(stage, reason),
             )
 
@@ -238,10 +268,15 @@ class RegionStore:
     def _dim(self) -> int:
         return self.manifest().dim
 
+    @functools.cached_property
+    def _imported(self) -> bool:
+        return self.manifest().vocabulary is not None
+
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         try:
             table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-            if not all(field in _SCHEMA for field in table.schema) or len(table.schema) != len(columns or _SCHEMA):
+            layout = _IMPORTED_SCHEMA if "top_name" in table.column_names else _SCHEMA
+            if not all(field in layout for field in table.schema) or len(table.schema) != len(columns or layout):
                 raise pa.ArrowInvalid("it has other columns than a part")
             return table
         except PermissionError:
@@ -306,6 +341,8 @@ class PartWriter:
 
 
 def _to_table(images: Sequence[Regions]) -> pa.Table:
+    schema = _SCHEMA if all(image.top_name is None for image in images) else _IMPORTED_SCHEMA
+
     def column(field: pa.Field) -> pa.Array:
         if field.name in ("stage", "reason"):
             return pa.array([getattr(image.failure, field.name, None) for image in images], field.type)
@@ -314,14 +351,14 @@ def _to_table(images: Sequence[Regions]) -> pa.Table:
             return pa.array(values, field.type)
         if field.name == "embeddings":
             return pa.array([array.astype("<f2").tobytes() for array in values], field.type)
-        return _lists(values)
+        return _lists(values, field.type.value_type.to_pandas_dtype())
 
-    return pa.Table.from_arrays([column(field) for field in _SCHEMA], schema=_SCHEMA)
+    return pa.Table.from_arrays([column(field) for field in schema], schema=schema)
 
 
-def _lists(arrays: Sequence[np.ndarray | None]) -> pa.Array:
-    """A column of lists of float32; None becomes null."""
-    flat = [np.empty(0, np.float32) if array is None else array.reshape(-1).astype(np.float32) for array in arrays]
+def _lists(arrays: Sequence[np.ndarray | None], kind: type[np.generic]) -> pa.Array:
+    """A column of lists of numbers; None becomes null."""
+    flat = [np.empty(0, kind) if array is None else array.reshape(-1).astype(kind) for array in arrays]
     offsets = np.cumsum([0, *map(len, flat)]).astype(np.int32)
     missing = pa.array([array is None for array in arrays], pa.bool_())
     return pa.ListArray.from_arrays(offsets, np.concatenate(flat), mask=missing)
@@ -330,6 +367,25 @@ def _lists(arrays: Sequence[np.ndarray | None]) -> pa.Array:
 def _values(table: pa.Table, name: str, row: int) -> np.ndarray | None:
     values = table.column(name)[row].values
     return None if values is None else values.to_numpy()
+
+
+def _wrong_values(table: pa.Table, dim: int) -> str | None:
+    """What no writer of parts leaves: numbers that are NaN or infinite, and columns of different lengths."""
+    boxes = pc.list_value_length(table.column("objectness"))
+    for field in table.schema:
+        column = table.column(field.name)
+        if pa.types.is_list(field.type):
+            values = pc.list_flatten(column).to_numpy()
+            if not np.isfinite(values).all():
+                return f"holds NaN or an infinite number in {field.name}"
+            length, each = pc.list_value_length(column), 4 if field.name == "boxes_xyxy" else 1
+        elif field.name == "embeddings":
+            length, each = pc.binary_length(column), 2 * dim
+        else:
+            continue
+        if pc.any(pc.not_equal(length, pc.multiply(boxes, each))).as_py():
+            return f"is damaged: {field.name} has another length than its boxes"
+    return None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

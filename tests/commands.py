@@ -4,8 +4,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -42,3 +45,14 @@ def launcher(name: str) -> ModuleType:
 def call(name: str, *words: str | Path, status: int = 0) -> None:
     """Calls a script of launch/ in this process, and checks its exit status. A user's mistake raises SystemExit."""
     assert launcher(name).main(list(map(str, words))) == status
+
+
+def refused(capsys: pytest.CaptureFixture[str], name: str, words: Sequence[str | Path]) -> str:
+    """The line that a script of launch/, called in this process, prints when it stops with status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        call(name, *words)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
+    return printed.err

@@ -22,7 +22,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("PLGEN_TEST_GPU is set, and torch sees no NVIDIA GPU")
 
 
+# What takes longest starts first, so that no worker is left alone with it at the end.
+_LONGEST = ("demo_run", "tests/slurm", "two_rank_run", "tests/benchmark")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each worker whole files, and all files of a finished run to one worker, so that it is made once."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    order = {}
+    for path, tests in files.items():
+        used = {fixture for test in tests for fixture in getattr(test, "fixturenames", ())}
+        group = next((run for run in ("demo_run", "two_rank_run") if run in used), str(path.relative_to(REPOSITORY)))
+        place = next((place for place, start in enumerate(_LONGEST) if group.startswith(start)), len(_LONGEST))
+        for test in tests:
+            test.add_marker(pytest.mark.xdist_group(group))
+            order[test] = place
+    items.sort(key=lambda test: order[test])
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

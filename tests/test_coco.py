@@ -89,16 +89,37 @@ def test_pseudo_labels_carry_what_the_training_loaders_read(path, tmp_path):
         "bbox": [1.0, 2.0, 3.5, 4.0],
         "area": 14.0,
         "confidence": 0.9,
+        "score": 0.9,
         "clip_score": 0.8,
         "rpn_score": 0.7,
         "iscrowd": 0,
         "thing_isBase": False,
         "thing_isNovel": True,
-        "segmentation": [[]],
+        "segmentation": [[1.0, 2.0, 4.5, 2.0, 4.5, 6.0, 1.0, 6.0, 1.0]],
     }
     assert second["id"] == -22, "ids stay under the lowest of the file, -20, so they collide with none"
     coco = COCO(str(out))
     assert [annotation["id"] for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[4]))] == [5, -21]
+
+
+def test_a_pseudo_label_is_no_mask_to_the_recipes_and_its_box_to_pycocotools(path, tmp_path):
+    """Both training loaders take a non-empty list whose polygons are short or of an odd length as "no mask"."""
+    out = tmp_path / "labels.json"
+    CocoFile(path, "data.annotations").write_labelled(out, set(), labels(4, 9), {})
+    coco = COCO(str(out))
+    assert len(coco.anns) == 2
+    for annotation in coco.anns.values():
+        polygons = annotation["segmentation"]
+        assert polygons and not [one for one in polygons if len(one) % 2 == 0 and len(one) >= 6]
+        mask = coco.annToMask(annotation)  # x from 1 to 4.5, y from 2 to 6
+        assert mask.shape == (40, 60) and mask[2:6, 1:4].all() and mask.sum() in (12, 16)
+
+
+def test_pseudo_labels_in_their_thousands_are_numbered_without_a_gap(path, tmp_path):
+    out, many = tmp_path / "labels.json", labels(*[4] * 20_003)
+    CocoFile(path, "data.annotations").write_labelled(out, set(), many, {})
+    ids = [row["id"] for row in json.loads(out.read_text())["annotations"]]
+    assert ids == list(range(-21, -21 - 20_003, -1))
 
 
 def test_no_annotations_at_all_and_a_choice_of_images(path, tmp_path):

@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
-from commands import REPOSITORY
+from commands import REPOSITORY, call
+from omegaconf import OmegaConf
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from plgen_ddp.console import print_evaluation
 from plgen_ddp.errors import UserError
 from plgen_ddp.evaluation import evaluate
 
@@ -121,3 +126,151 @@ def test_a_byte_order_mark_is_read_over(tmp_path, truth):
     before = evaluate(labels, truth)
     truth.write_bytes(b"\xef\xbb\xbf" + truth.read_bytes())
     assert evaluate(labels, truth) == before
+
+
+def test_what_wrong_labels_are(tmp_path, truth):
+    """One label of each kind, and a right one for three of six objects."""
+    rows = [
+        *[(image, 1, [10, 10, 50, 40], 0.9) for image in (1, 2, 3)],
+        (1, 1, [10, 10, 50, 38], 0.8),  # a duplicate
+        (2, 1, [100, 20, 60, 60], 0.8),  # a dog
+        (4, 1, [5, 5, 30, 30], 0.8),  # a bus, which is a base object
+        (4, 1, [20, 20, 12, 10], 0.8),  # a part of a cat
+        (5, 1, [200, 200, 30, 30], 0.8),
+    ]
+    result = evaluate(write(tmp_path / "labels.json", rows), truth)
+    quality = result.quality
+    assert (quality.labels, quality.objects, quality.images, result.base_objects) == (8, 6, 5, 1)
+    assert (quality.precision, quality.recall) == (3 / 8, 1 / 2)
+    assert quality.f1 == pytest.approx(2 * 3 / (8 + 6))
+    kinds = (quality.duplicate, quality.wrong_name, quality.base_object, quality.part, quality.background)
+    assert kinds == (1 / 8,) * 5
+
+
+def test_only_names_that_the_labels_take_for_base_are_base_objects(tmp_path, truth):
+    on_bus, on_dog = (4, 1, [5, 5, 30, 30], 0.8), (1, 1, [100, 20, 60, 60], 0.8)
+    labels = write(tmp_path / "labels.json", [on_bus, on_dog])
+    result = evaluate(labels, truth, ["cat"])  # the labels were made for dogs too: they are no base objects
+    assert (result.quality.base_object, result.quality.background) == (1 / 2, 1 / 2)
+    content = json.loads(labels.read_text())
+    content["info"]["plgen_ddp"]["label"]["base"] = ["dog"]  # and nothing else
+    labels.write_text(json.dumps(content))
+    assert evaluate(labels, truth, ["cat"]).quality.base_object == 1 / 2
+    content["info"]["plgen_ddp"]["label"]["base"] = []
+    labels.write_text(json.dumps(content))
+    result = evaluate(labels, truth, ["cat"])
+    assert (result.base_objects, result.quality.base_object, result.quality.background) == (0, 0, 1)
+    del content["info"]  # nobody says what is base: all but the name that is evaluated
+    labels.write_text(json.dumps(content))
+    assert evaluate(labels, truth, ["cat"]).base_objects == 3
+
+
+def random_files(tmp_path, seed):
+    """Labels near objects of two names, with crowds, ties and duplicates."""
+    random = np.random.default_rng(seed)
+    truths, rows = [], []
+    for image in range(1, 31):
+        for _ in range(int(random.integers(0, 5))):
+            box = [*random.integers(0, 60, 2).tolist(), *random.integers(10, 60, 2).tolist()]
+            truths.append((image, int(random.integers(1, 3)), box))
+            for _ in range(int(random.integers(0, 3))):
+                near = [side + int(random.integers(-5, 6)) for side in box]
+                rows.append((image, int(random.integers(1, 3)), near, round(float(random.random()), 1)))
+        rows.append((image, 1, [int(random.integers(0, 90)), 0, 9, 80], 0.5))
+    files = (
+        write(tmp_path / "labels.json", rows, images=range(1, 31)),
+        write(tmp_path / "truth.json", truths, images=range(1, 31), novel=()),
+    )
+    content = json.loads(files[1].read_text())
+    for row in content["annotations"]:
+        row["iscrowd"] = int(random.random() < 0.2)
+    files[1].write_text(json.dumps(content))
+    return files
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_precision_and_recall_are_those_at_the_end_of_cocos_curve(tmp_path, seed):
+    labels, truth = random_files(tmp_path, seed)
+    result = evaluate(labels, truth)
+    quality = result.quality
+    coco = COCO(str(truth))
+    rows = [row for row in json.loads(labels.read_text())["annotations"] if row["image_id"] in coco.imgs]
+    run = COCOeval(coco, coco.loadRes([row | {"score": row["confidence"]} for row in rows]), "bbox")
+    run.params.catIds = [1, 2]
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    assert tuple(run.stats[[0, 1, 2, 8]]) == (result.AP, result.AP50, result.AP75, result.AR100)
+    right = wrong = objects = 0
+    for image in run.evalImgs:
+        if image is not None and image["aRng"] == run.params.areaRng[0]:
+            matched, ignored = image["dtMatches"][0] > 0, image["dtIgnore"][0]
+            right += (matched & ~ignored).sum()
+            wrong += (~matched & ~ignored).sum()
+            objects += (np.array(image["gtIgnore"]) == 0).sum()
+    assert 0 < right < objects and wrong > 0
+    assert (quality.labels, quality.objects) == (right + wrong, objects)
+    assert quality.precision == pytest.approx(right / (right + wrong)) and quality.recall == pytest.approx(
+        right / objects
+    )
+
+
+@pytest.mark.parametrize(
+    ("real", "made", "message"),
+    [
+        ({"width": 640, "height": 480}, {"width": 480, "height": 640}, "image 2 is 640 x 480 in .* and 480 x 640 in"),
+        ({"file_name": "a/7.jpg"}, {"coco_url": "http://x/val2017/8.jpg"}, r"image 2 is 7\.jpg in .* and 8\.jpg in"),
+    ],
+)
+def test_ground_truth_of_other_images_is_refused(tmp_path, truth, real, made, message):
+    labels = write(tmp_path / "labels.json", [])
+    for path, keys in ((truth, real), (labels, made)):
+        content = json.loads(path.read_text())
+        content["images"][1].update(keys)
+        path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        evaluate(labels, truth)
+
+
+def test_the_same_image_may_have_a_name_of_another_release(tmp_path, truth):
+    labels = write(tmp_path / "labels.json", [])
+    for path, name in ((truth, "COCO_val2014_000000000002.jpg"), (labels, "val2017/000000000002.jpg")):
+        content = json.loads(path.read_text())
+        content["images"][1].update(file_name=name, width=4)
+        path.write_text(json.dumps(content))
+    assert evaluate(labels, truth).images == 5
+
+
+def test_published_figures_are_shown_for_their_data_alone(tmp_path, capsys):
+    path = REPOSITORY / "configs" / "vocabularies" / "coco_ovd.yaml"
+    names = list(OmegaConf.load(path).novel)
+    categories = [{"id": number, "name": name} for number, name in enumerate([*names, "person"], start=1)]
+    rows = [(1, 1, [10, 10, 50, 40])]
+    labels = write(tmp_path / "labels.json", [(*rows[0], 0.9)], categories, images=[1], novel=names)
+    truth = write(tmp_path / "truth.json", rows, categories, images=[1], novel=())
+    assert evaluate(labels, truth).published is None
+    content = json.loads(truth.read_text())
+    content["images"][0]["coco_url"] = "http://images.cocodataset.org/val2017/000000000001.jpg"
+    truth.write_text(json.dumps(content))
+    assert evaluate(labels, truth, names[1:] + names[:1]).published is not None
+    assert evaluate(labels, truth, names[:3]).published is None, "other names"
+    print_evaluation(evaluate(labels, truth))
+    ours, theirs = capsys.readouterr().out.splitlines()[:2]
+    assert ours.startswith("AP 1.000  AP50 1.000") and theirs.startswith("AP 0.156  AP50 0.255  AP75 0.160")
+    assert "10033 pseudo labels on 2064 images, 4.86 an image" in theirs and "VL-PLM" in theirs
+
+
+def test_the_command_prints_and_writes_every_figure(tmp_path, truth, capsys):
+    labels = write(tmp_path / "labels.json", [(1, 1, [10, 10, 50, 40], 0.9), (5, 1, [90, 90, 9, 9], 0.9)])
+    content = json.loads(labels.read_text())
+    content["info"]["plgen_ddp"]["label"]["score_threshold"] = 0.85
+    labels.write_text(json.dumps(content))
+    figures = tmp_path / "figures.json"
+    call("evaluate", "--labels", labels, "--ground-truth", truth, "--json", figures)
+    metrics, by_name, worth, wrong = capsys.readouterr().out.splitlines()
+    assert metrics.startswith("AP 0.") and by_name == "AP50 by name: cat 0.257, dog 0.000"
+    assert worth == "precision 0.500  recall 0.167  F1 0.250  (all labels at their threshold 0.85, IoU 0.5, 6 objects)"
+    assert wrong.startswith("wrong labels: no object 50.0%, a base object 0.0%, a part 0.0%")
+    written = json.loads(figures.read_text())
+    assert written["AP50_by_name"]["dog"] == 0 and written["score_threshold"] == 0.85
+    assert written["quality"]["precision"] == 0.5 and written["store"] is None and written["published"] is None

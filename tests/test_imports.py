@@ -54,8 +54,10 @@ IMPORTERS = {
 LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("records", "files", "errors", "config", "console", "coco", "image_files")),
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality")),
+    *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
-    *("launch.label", "launch.evaluate", "launch.text_embeddings"),
+    *("launch.label", "launch.evaluate", "launch.split", "launch.export", "launch.import_scores"),
+    "launch.text_embeddings",
 ]
 HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from commands import REPOSITORY, launcher
+from commands import REPOSITORY, refused
 from small_datasets import SCENES_JSON, scenes_words, take_scenes
 
 import plgen_ddp.score.mask_rcnn
@@ -30,17 +30,6 @@ def words(tiny_models, tmp_path):
 def scored(two_rank_run, tmp_path):
     """Words of the same job as the finished run's, whose store lies in its output: no scoring is needed for them."""
     return [*two_rank_run.words, f"run.output={two_rank_run.copy(tmp_path / 'out')}"]
-
-
-def refused(capsys, script, words):
-    """The line that a command prints when it stops with status 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        launcher(script).main(words)
-    printed = capsys.readouterr()
-    assert stopped.value.code == 2 and printed.out == ""
-    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
-    return printed.err
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,11 @@ def printed(main, words, capsys):
 def test_every_command_prints_its_version_and_its_options(launchers, name, capsys):
     assert printed(launchers[name].main, ["--version"], capsys) == f"plgen_ddp {__version__}\n"
     options = printed(launchers[name].main, ["--options"], capsys)
-    own = {"evaluate": "--ground-truth FILE", "train_proposals": "`train.steps` (a whole number; default 90000). "}
+    own = {
+        "evaluate": "--ground-truth FILE",
+        "export": "--output PATH",
+        "train_proposals": "`train.steps` (a whole number; default 90000). ",
+    }
     assert own.get(name, "`run.workers` (a whole number; default 2). ") in options
 
 

@@ -273,31 +273,59 @@ def reference_labels(
         return []
     clip_scores, names = torch.softmax(cosines.double() / TEMPERATURE, dim=1).max(dim=1)
     if preset == "vlplm":
-        scores, threshold = 0.5 * objectness.double() + 0.5 * clip_scores, 0.8
+        weight, threshold = 0.5, 0.8
     elif preset == "marvelovd":
-        scores, threshold = clip_scores, 0.5
+        weight, threshold = 0.0, 0.5
     else:
         raise ValueError(f"preset is {preset!r}; expected 'vlplm' or 'marvelovd'")
+    labels = reference_top_labels(
+        image_id, boxes_xyxy, objectness, clip_scores, torch.tensor(category_ids)[names], weight, threshold, first_id
+    )
+    if preset == "vlplm":  # which does not write them
+        for label in labels:
+            del label["clip_score"], label["rpn_score"]
+    return labels
 
+
+def reference_top_labels(
+    image_id: int,
+    boxes_xyxy: Tensor,
+    objectness: Tensor,
+    clip_scores: Tensor,
+    category_ids: Tensor,
+    weight: float,
+    threshold: float,
+    first_id: int = -1,
+    nms_iou: float = NMS_IOU,
+) -> list[dict[str, Any]]:
+    """Stage 2 of one image from the likeliest name of each box, as stage 1 of the published code leaves it.
+
+    Args:
+        boxes_xyxy: (n, 4), n > 0, original pixels.
+        objectness, clip_scores, category_ids: (n,), the latter two of each box's likeliest name.
+        weight: of objectness in the score; 0 is MarvelOVD's rule.
+        threshold: a box is kept where its score is above this.
+    """
+    scores = weight * objectness.double() + (1 - weight) * clip_scores
     above = (scores > threshold).nonzero()[:, 0]
-    order = batched_nms(boxes_xyxy[above].double(), scores[above], names[above], NMS_IOU)
+    order = batched_nms(boxes_xyxy[above].double(), scores[above], category_ids[above], nms_iou)
     labels: list[dict[str, Any]] = []
     for index in above[order].tolist():
         x0, y0, x1, y1 = boxes_xyxy[index].double().tolist()
-        label: dict[str, Any] = {
-            "id": first_id - len(labels),
-            "image_id": image_id,
-            "category_id": category_ids[int(names[index])],
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "area": 0,
-            "iscrowd": 0,
-            "segmentation": [[]],
-            "confidence": float(scores[index]),
-            "thing_isBase": False,
-            "thing_isNovel": True,
-        }
-        if preset == "marvelovd":
-            label["clip_score"] = float(clip_scores[index])
-            label["rpn_score"] = float(objectness[index])
-        labels.append(label)
+        labels.append(
+            {
+                "id": first_id - len(labels),
+                "image_id": image_id,
+                "category_id": int(category_ids[index]),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": 0,
+                "iscrowd": 0,
+                "segmentation": [[]],
+                "confidence": float(scores[index]),
+                "thing_isBase": False,
+                "thing_isNovel": True,
+                "clip_score": float(clip_scores[index]),
+                "rpn_score": float(objectness[index]),
+            }
+        )
     return labels

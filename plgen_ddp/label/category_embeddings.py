@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from plgen_ddp.coco import Category, CocoFile
+from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 
 
@@ -42,3 +43,20 @@ def embeddings_by_id(coco: CocoFile, categories: Sequence[Category], rows: np.nd
                 f"{rows.shape[1]}; label.text_embeddings=replace replaces it, none adds no others"
             )
     return found
+
+
+def check_no_embeddings(mode: str, categories: Sequence[Category]) -> None:
+    """Says that imported scores, which record no encoder, give these categories no `text_emb`.
+
+    Args:
+        mode: `label.text_embeddings`.
+        categories: from `categories_to_embed`.
+
+    Raises:
+        UserError: mode is replace.
+    """
+    reason = "imported scores record no encoder; launch/text_embeddings.py adds text embeddings to a JSON"
+    if mode == "replace":
+        raise UserError(f"label.text_embeddings is replace, and {reason}")
+    if categories:
+        print_line(f"note: {len(categories)} categories stay without text_emb: {reason}", error=True)

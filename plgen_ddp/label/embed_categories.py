@@ -40,8 +40,10 @@ def add_text_embeddings(config: Config, path: Path, output: Path) -> tuple[int, 
 
 
 def _store(config: Config) -> RegionStore | None:
-    """The store of `run.output`, if there is one."""
+    """The store of `run.output`, if there is one with embeddings."""
     if config.run.output is None:
         return None
     store = store_of(config)
-    return store if (store.folder / "manifest.json").is_file() else None
+    if not (store.folder / "manifest.json").is_file() or store.manifest().vocabulary is not None:
+        return None
+    return store

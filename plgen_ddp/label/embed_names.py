@@ -32,7 +32,16 @@ def embed_names(plan: LabelPlan, more: Sequence[tuple[str, ...]] = ()) -> np.nda
     Raises:
         UserError: no store, or a name is new to it and `clip.model` is not the encoder that made it.
     """
-    return embed_words(plan.config, plan.templates, [*plan.table.words, *more], store_of(plan.config))
+    store = store_of(plan.config)
+    try:
+        return embed_words(plan.config, plan.templates, [*plan.table.words, *more], store)
+    except UserError as error:
+        if more and _cache(plan.config, plan.templates, store, store.manifest()).knows(plan.table.words):
+            raise UserError(
+                f"{error}; labels need no encoder, only `text_emb` of the categories does: label.text_embeddings=none "
+                "goes without"
+            ) from None
+        raise
 
 
 def embed_words(
@@ -50,13 +59,17 @@ def embed_words(
     """
     if not words:
         return np.empty((0, 0), np.float32)
-    precision = config.clip.text_precision
     if store is None:
         _check_lengths(config, templates, words)
-        return TextEmbeddings(None, templates, None, precision).embed(words, lambda: _load_text_encoder(config, None))
+        uncached = TextEmbeddings(None, templates, None, config.clip.text_precision)
+        return uncached.embed(words, lambda: _load_text_encoder(config, None))
     manifest = store.manifest()
-    cache = TextEmbeddings(store.folder / "vocabulary", templates, manifest.dim, precision)
+    cache = _cache(config, templates, store, manifest)
     return cache.embed(words, lambda: _load_text_encoder(config, manifest))
+
+
+def _cache(config: Config, templates: Sequence[str], store: RegionStore, manifest: Manifest) -> TextEmbeddings:
+    return TextEmbeddings(store.folder / "vocabulary", templates, manifest.dim, config.clip.text_precision)
 
 
 def _check_lengths(config: Config, templates: Sequence[str], words: Sequence[tuple[str, ...]]) -> None:
@@ -71,8 +84,7 @@ def _load_text_encoder(config: Config, manifest: Manifest | None) -> Callable[[S
         import torch  # only here: names that were embedded before need neither
     except ImportError:
         raise UserError(
-            "a name is new to the store, and embedding it needs torch, which is not installed; label once where it is, "
-            "or set label.text_embeddings=none if the novel names are known"
+            "a name is new to the store, and embedding it needs torch, which is not installed; label once where it is"
         ) from None
 
     from plgen_ddp.encoders.loading import fetch_encoder, load_encoder

@@ -17,8 +17,9 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
-from plgen_ddp.label.category_embeddings import embeddings_by_id
+from plgen_ddp.label.category_embeddings import check_no_embeddings, embeddings_by_id
 from plgen_ddp.label.embed_names import check_name_lengths, embed_names
+from plgen_ddp.label.imported_rule import imported_rule
 from plgen_ddp.label.labels import kept_boxes, label_image
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
@@ -68,6 +69,13 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         )
     part_of = store.part_of_images()
     absent = [image_id for image_id in plan.image_ids if image_id not in part_of]
+    if not part_of:
+        raise UserError(f"run.output: the store {store.folder} has no images; score some with launch/score.py")
+    if len(absent) == len(plan.image_ids):
+        raise UserError(
+            f"run.output: none of the {len(absent)} images of {plan.coco.path} is in the store {store.folder}; it was "
+            "made from other images"
+        )
     if absent:
         message = (
             f"{len(absent)} of {len(plan.image_ids)} images are not in the store {store.folder}, the first are "
@@ -78,18 +86,22 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         print_line(f"warning: {message}; they get no pseudo labels", error=True)
     if plan.added:
         print_line(f"adding {len(plan.added)} categories: {', '.join(category.name for category in plan.added)}")
-    rows = embed_names(plan, plan.category_words())
-    text_embeddings, of_categories = np.split(rows, [len(plan.table.words)])
-    categories = plan.coco.categories_text(
-        embeddings_by_id(plan.coco, plan.embedded, of_categories), plan.added, plan.left_out
-    )
+    if manifest.vocabulary is not None:
+        rule: Rule = imported_rule(plan, manifest, manifest.vocabulary)
+        check_no_embeddings(plan.config.label.text_embeddings, plan.embedded)
+        of_categories = {}
+    else:
+        rows = embed_names(plan, plan.category_words())
+        text_embeddings, more = np.split(rows, [len(plan.table.words)])
+        rule = Rule(plan.config.label, plan.table, text_embeddings, manifest.similarity)
+        of_categories = embeddings_by_id(plan.coco, plan.embedded, more)
+    categories = plan.coco.categories_text(of_categories, plan.added, plan.left_out)
     wanted = set(plan.image_ids)
     paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
         # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
         # cores.
         work = _Work(plan, store, wanted, _base_boxes(plan), pool)
-        rule = Rule(plan.config.label, plan.table, text_embeddings, manifest.similarity)
         rule, chosen = _prepare_rule(work, rule, paths)
         threshold = chosen.threshold if chosen else plan.config.label.score_threshold
         labels, scored = _label_parts(work, rule, threshold, paths)

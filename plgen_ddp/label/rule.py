@@ -153,8 +153,18 @@ class Rule:
             object.__setattr__(self, "similarity", fixed)
 
     def cosines(self, regions: Regions) -> np.ndarray:
-        """Cosines float64 (n, words) of an image's regions with the words of the table."""
-        return cosines(regions.embeddings, self.text_embeddings)
+        """Cosines float64 (n, words) of an image's regions with the words of the table.
+
+        Raises:
+            UserError: an embedding is not a number, and would be no label without a word.
+        """
+        found = cosines(regions.embeddings, self.text_embeddings)
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"run.output: an embedding of image {regions.image_id} in the store is NaN; remove the part that holds "
+                "the image and run scoring again"
+            )
+        return found
 
     def score(
         self, regions: Regions, cosine: np.ndarray, extent: tuple[int, int], group: Group = "novel"
@@ -171,13 +181,7 @@ class Rule:
             named = self.named(cosine, group)
             score = self._classify(pair_features(regions, named, extent), regions.image_id)
             return ScoredBoxes(named.name, named.probability, score, score)
-        if options.class_score == "retrieved":
-            assert self.name_classifiers is not None, "trained before the first image is labelled"
-            name, class_score = best_names(
-                self.name_classifiers(regions.embeddings)[:, self.table.asked(group)], len(self.table.asked(group))
-            )
-        else:
-            name, class_score = self._names(cosine, group)
+        name, class_score = self._names(regions, cosine, group)
         if options.box_score == "none":
             box_score = np.ones(len(name))
         elif options.box_score in COLUMNS:
@@ -199,9 +203,12 @@ class Rule:
         typical = (cosine[np.arange(len(row)), row] - self.cosine_mean[row]) / self.cosine_deviation[row]
         return NamedBoxes(name, best, probability.max(axis=1), typical)
 
-    def _names(self, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
+    def _names(self, regions: Regions, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
         """The name of each box and its probability, by `label.class_score`."""
         asked = self.table.asked(group)
+        if self.options.class_score == "retrieved":
+            assert self.name_classifiers is not None, "trained before the first image is labelled"
+            return best_names(self.name_classifiers(regions.embeddings)[:, asked], len(asked))
         if self.options.class_score == "all":
             probability = probabilities(cosine[:, self.table.all_names(group)], self.similarity)
             name, best = best_names(probability, len(asked))

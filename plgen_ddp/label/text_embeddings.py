@@ -59,6 +59,10 @@ class TextEmbeddings:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass
 
+    def knows(self, words: Sequence[tuple[str, ...]]) -> bool:
+        """Whether all of these names were embedded before."""
+        return all(json.dumps(names) in self._known for names in words)
+
     def embed(
         self, words: Sequence[tuple[str, ...]], load_encoder: Callable[[], Callable[[Sequence[str]], Any]]
     ) -> np.ndarray:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
+from plgen_ddp.box_recall import recalled
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.score.images import UnitBatchSampler, image_batches, on_device, plan_units, units_of_rank
@@ -94,10 +95,11 @@ def _found(detector: MaskRcnn, truth: GroundTruth, world: World, workers: int) -
         for batch in on_device(batches, detector.device):
             for proposals, height, width in zip(detector(batch), batch.heights, batch.widths, strict=True):
                 largest = proposals.boxes_xyxy.new_tensor([width, height, width, height])
-                boxes = proposals.boxes_xyxy.clamp(min=0).minimum(largest).cpu()
+                boxes = proposals.boxes_xyxy.clamp(min=0).minimum(largest).cpu().double().numpy()
                 for group, of_image in zip(found, (truth.base, truth.novel), strict=True):
                     if proposals.image_id in of_image:
-                        group += recalled(boxes, torch.from_numpy(of_image[proposals.image_id]), LIMITS, IOUS)
+                        objects = of_image[proposals.image_id].astype(np.float64)
+                        group += torch.from_numpy(recalled(boxes, objects, LIMITS, IOUS))
     return found
 
 
@@ -114,36 +116,3 @@ def print_recall(measured: Sequence[Recall]) -> None:
                 for column in range(len(IOUS))
             ]
             print_line(f"  {limit:>9}  " + "  ".join(f"{share:>14}" for share in shares))
-
-
-def recalled(boxes_xyxy: Tensor, truth_xyxy: Tensor, limits: Sequence[int], ious: Sequence[float]) -> Tensor:
-    """How many ground-truth boxes of one image the first proposals find.
-
-    One to one: in the proposals' order, each takes the free ground-truth box that it overlaps most, if their IoU
-    reaches the threshold.
-
-    Args:
-        boxes_xyxy: (n, 4), best proposal first.
-        truth_xyxy: (m, 4), without crowds.
-        limits: how many proposals count.
-        ious: IoU thresholds.
-
-    Returns:
-        int64 (len(limits), len(ious)).
-    """
-    found = torch.zeros(len(limits), len(ious), dtype=torch.int64)
-    if not len(boxes_xyxy) or not len(truth_xyxy):
-        return found
-    overlaps = box_iou(boxes_xyxy[: max(limits)].double(), truth_xyxy.double()).cpu()
-    for column, threshold in enumerate(ious):
-        free = overlaps.clone()
-        takes = torch.zeros(len(free), dtype=torch.int64)
-        # Only proposals that reach the threshold at all need a look, and they are few.
-        for row in (free >= threshold).any(dim=1).nonzero().flatten().tolist():
-            best = int(free[row].argmax())
-            if free[row, best] >= threshold:
-                free[:, best] = -1
-                takes[row] = 1
-        for line, limit in enumerate(limits):
-            found[line, column] = takes[:limit].sum()
-    return found

@@ -147,6 +147,23 @@ def test_a_finished_store_labels_without_an_encoder(label):
     assert label("clip.model=nowhere.pt").read_bytes() == label().read_bytes()
 
 
+def test_a_store_that_knows_the_novel_names_alone_says_how_to_go_without_an_encoder(two_rank_run, tmp_path, capsys):
+    output = two_rank_run.copy(tmp_path / "out")
+    for cache in (output / "store" / "vocabulary").glob("*.npz"):
+        with np.load(cache) as stored:
+            known = np.isin(stored["keys"], [json.dumps([name]) for name in NOVEL])
+            keys, rows = stored["keys"][known], stored["embeddings"][known]
+        np.savez(cache, keys=keys, embeddings=rows)
+    words = [*two_rank_run.words, f"run.output={output}", "clip.model=nowhere.pt"]
+    before = (output / "labels.json").read_bytes()
+    with pytest.raises(SystemExit):
+        call("label", *words)
+    assert "label.text_embeddings=none goes without" in capsys.readouterr().err
+    assert (output / "labels.json").read_bytes() == before
+    call("label", *words, "label.text_embeddings=none")
+    assert (output / "labels.json").read_bytes() == ADDED.sub(b"", before)
+
+
 def read_as_training_does(path, names):
     """What both training codes' loaders take from a file: numbered categories, boxes with confidence, a matrix.
 
