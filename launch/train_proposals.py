@@ -5,10 +5,12 @@
         data.validation_annotations=coco/annotations/instances_val2017.json run.output=out/detector
     python launch/train_proposals.py ...                     one process: a GPU, or the CPU
     ... --export weights/detector.pth                        also the weights alone, float16, compressed
+    ... --config configs/train_proposals_second_round.yaml ... data.pseudo_labels=out/coco/labels.json
+                                                             on the pseudo labels of a finished labelling too
 
-Novel annotations are removed before anything sees them. The same command again goes on from the last checkpoint, also
-on another number of GPUs. `run.output` gets model_final.pth, which detector.weights of launch/score.py takes as it is,
-metrics.json, and in log/ what each rank logged.
+Novel annotations are removed before anything sees them; a file of pseudo labels is audited for them first. The same
+command again goes on from the last checkpoint, also on another number of GPUs. `run.output` gets model_final.pth, which
+detector.weights of launch/score.py takes as it is, metrics.json, and in log/ what each rank logged.
 """
 
 import argparse

@@ -22,6 +22,15 @@ def ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     return shared / np.maximum(union, np.finfo(np.float64).tiny)
 
 
+def paired_ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """Intersection over union of each box (n, 4) with the other (n, 4) of the same row, (n,)."""
+    low = np.maximum(boxes_xyxy[:, :2], others_xyxy[:, :2])
+    high = np.minimum(boxes_xyxy[:, 2:], others_xyxy[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    union = areas(boxes_xyxy) + areas(others_xyxy) - shared
+    return shared / np.maximum(union, np.finfo(np.float64).tiny)
+
+
 def covered(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     """The share of each box's own area that lies in each of the others, (n, m)."""
     own = np.maximum(areas(boxes_xyxy), np.finfo(np.float64).tiny)

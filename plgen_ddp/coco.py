@@ -194,6 +194,18 @@ class CocoFile:
         """The boxes of these categories, in the file's order; none where the file has no annotations."""
         return self._annotations(category_ids, AnnotatedBox) if "annotations" in self._top else []
 
+    def entries(self, name: str, kind: type[T]) -> list[T]:
+        """The entries of the top-level list `name`, each decoded as `kind`; none where the file has no such list."""
+        return self._decode(name, list[kind]) if name in self._top else []  # type: ignore[valid-type]
+
+    def provenance(self) -> dict[str, Any] | None:
+        """What `write_labelled` noted about the making of this file; None for any other file."""
+        made = self._info().get("plgen_ddp")
+        try:
+            return None if made is None else msgspec.json.decode(made, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return None
+
     def _annotations(self, category_ids: set[int], kind: type[T]) -> list[T]:
         keys, texts = self.annotation_keys(), self._decode("annotations", list[msgspec.Raw])
         try:
@@ -223,7 +235,8 @@ class CocoFile:
 
         Args:
             base_ids: ids of the categories whose annotations stay.
-            provenance: written into the file's `info`, under "plgen_ddp".
+            provenance: written into the file's `info`, under "plgen_ddp", with the number of images and the first and
+                last id of the pseudo labels: nothing else says for sure which annotations they are.
             image_ids: write only these images and their annotations; all by default.
             box_score: give pseudo labels the key `box_score`.
             categories: from `categories_text`; the file's own by default.
@@ -240,15 +253,21 @@ class CocoFile:
             if key.category_id in base_ids and (wanted is None or key.image_id in wanted)
         ]
         lowest = min((key.id for key in keys if isinstance(key.id, int)), default=0)
-        labels = columns.rows(min(lowest, 0) - 1, box_score=box_score)
+        first_id = min(lowest, 0) - 1
+        labels = columns.rows(first_id, box_score=box_score)
 
         parts: dict[str, bytes | msgspec.Raw] = dict(self._top)
-        parts["info"] = _encode(self._info() | {"plgen_ddp": provenance})
         if categories is not None:
             parts["categories"] = categories
+        images = self._decode("images", list[msgspec.Raw])
         if wanted is not None:
-            images = zip(self._decode("images", list[Image]), self._decode("images", list[msgspec.Raw]), strict=True)
-            parts["images"] = _encode([text for image, text in images if image.id in wanted])
+            of_images = zip(self._decode("images", list[Image]), images, strict=True)
+            images = [text for image, text in of_images if image.id in wanted]
+            parts["images"] = _encode(images)
+        ids = [first_id, first_id + 1 - len(columns)] if len(columns) else []
+        parts["info"] = _encode(
+            self._info() | {"plgen_ddp": provenance | {"images": len(images), "pseudo_label_ids": ids}}
+        )
         parts.pop("annotations", None)
         head = b",\n".join(_encode(name) + b": " + bytes(text) for name, text in parts.items())
 

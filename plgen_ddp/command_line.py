@@ -26,8 +26,10 @@ from plgen_ddp.options import expected_value, load_structured
 _WIDTH = 120
 _HOW_TO_SET = """\
 Set an option in a config file, below its section, or on the command line as `section.key=value`. The command line wins.
-Relative paths start at the current folder. Where the value is called a file, it is also looked for beside the config
-file and in the packaged configs, and there by name: `label.templates=vild_63`. `--help` lists the switches.
+A config file with `base: FILE`, or a list of files, at its top starts from their options; the later file wins, and the
+config itself over all. Relative paths start at the current folder. Where the value is called a file, it is also looked
+for beside the config file and in the packaged configs, and there by name: `label.templates=vild_63`. `--help` lists the
+switches.
 """
 
 

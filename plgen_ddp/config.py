@@ -239,7 +239,7 @@ class LabelConfig:
     box_score: str = "objectness"
     """How good a box is. objectness, foreground, agreement: the store's evidence. none: every box is as good. learned:
     by a classifier that the base annotations train. verified: it judges the name too, and is the whole score;
-    class_score and fusion decide nothing then."""
+    class_score and fusion decide nothing then, and super and sub words count where every name has both."""
 
     fusion: str = "mean"
     """How both scores become one, with objectness_weight as the weight w of the box score b against the class score c.

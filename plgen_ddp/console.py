@@ -16,7 +16,15 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from plgen_ddp.errors import PeerError, UserError, user_message
-from plgen_ddp.records import Evaluation, ImportSummary, LabelSummary, PublishedFigures, RankSummary, StoreRecall
+from plgen_ddp.records import (
+    Audit,
+    Evaluation,
+    ImportSummary,
+    LabelSummary,
+    PublishedFigures,
+    RankSummary,
+    StoreRecall,
+)
 
 # Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
@@ -275,6 +283,17 @@ def print_labels(summary: LabelSummary) -> None:
     )
     if summary.failed_images:
         print_line(f"{summary.failed_images} images have no pseudo labels because they could not be scored", error=True)
+
+
+def print_audit(result: Audit) -> None:
+    """Each leak as a line on stderr; then, on stdout, what was looked at."""
+    for leak in result.leaks:
+        print_line(f"leak: {leak}", error=True)
+    chance = f"; {result.unjudged} labels equal a novel annotation by chance" if result.unjudged else ""
+    print_line(
+        f"audited {result.pseudo_labels} pseudo labels and {result.base_annotations} base annotations of "
+        f"{result.images} images: {'it leaks' if result.leaks else 'no leak'}{chance}"
+    )
 
 
 def print_evaluation(result: Evaluation) -> None:

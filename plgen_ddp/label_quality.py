@@ -43,6 +43,12 @@ class LabelQuality:
     duplicate: float
     reliability: tuple[tuple[int, float, float], ...]
 
+    @property
+    def confidence_off_by(self) -> float:
+        """How far the stated confidence is from the share of right labels: the mean over the tenths; 0 without any."""
+        gaps = [abs(stated - measured) for _, stated, measured in self.reliability]
+        return sum(gaps) / max(len(gaps), 1)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageBoxes:
@@ -98,11 +104,16 @@ def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -
         background=kinds["background"] / count,
         wrong_name=kinds["wrong_name"] / count,
         duplicate=kinds["duplicate"] / count,
-        reliability=_reliability(every, found),
+        reliability=reliability(every, found),
     )
 
 
-def _reliability(scores: np.ndarray, right: np.ndarray) -> tuple[tuple[int, float, float], ...]:
+def reliability(scores: np.ndarray, right: np.ndarray) -> tuple[tuple[int, float, float], ...]:
+    """For each tenth of the confidence that has labels: (labels, their mean confidence, share of right ones).
+
+    Args:
+        scores: (n,), in [0, 1]. right: bool (n,).
+    """
     tenth = np.minimum((scores * 10).astype(int), 9)
     rows = []
     for number in range(10):

@@ -67,7 +67,8 @@ def load_structured(
     """The configuration in a YAML file, changed by `section.key=value` words.
 
     Options that name a file hold its path afterwards. It is looked up in the current folder, beside the YAML file, in
-    the packaged configs, and there by name.
+    the packaged configs, and there by name. A YAML file can stand on others: `base: FILE` or `base: [FILE, ...]` at its
+    top takes their options, later files winning over earlier ones, and its own over them all.
 
     Args:
         schema: a dataclass of sections.
@@ -81,7 +82,8 @@ def load_structured(
     """
     path = _config_file(name_or_path)
     options = options_of(schema)
-    values = _read(path, options) | dict(_parse_override(word, options) for word in overrides)
+    values, folders = _read(path, options)
+    values |= dict(_parse_override(word, options) for word in overrides)
     # ${package:FILE} in a config: the demo's data and weights, wherever the package is installed.
     OmegaConf.register_new_resolver("package", lambda name: str(Path(__file__).parent / name), replace=True)
     tree: DictConfig = OmegaConf.structured(schema)
@@ -89,7 +91,7 @@ def load_structured(
     try:
         for key, value in values.items():
             _assign(tree, key, value, options[key])
-        missing = _resolve_files(tree, options, path.parent)
+        missing = _resolve_files(tree, options, {key: folders.get(key, path.parent) for key in options})
         config: T = OmegaConf.to_object(tree)  # type: ignore[assignment]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         key = f"{error.full_key}: " if error.full_key else ""
@@ -163,8 +165,14 @@ def _config_file(name_or_path: str | Path) -> Path:
     raise UserError(f"no config file at {path}, and no packaged config has that name{hint}")
 
 
-def _read(path: Path, options: Mapping[str, "Field[Any]"]) -> dict[str, Any]:
-    """The values in a YAML file by dotted key."""
+def _read(
+    path: Path, options: Mapping[str, "Field[Any]"], readers: Sequence[Path] = ()
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The values in a YAML file and in the files under its `base`, and the folder that each comes from, by dotted key.
+
+    Args:
+        readers: the files that led to this one by their `base`.
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
@@ -172,17 +180,40 @@ def _read(path: Path, options: Mapping[str, "Field[Any]"]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a mapping of sections")
     values: dict[str, Any] = {}
+    folders: dict[str, Path] = {}
+    for base in _bases(content.pop("base", []), path, readers):
+        found, places = _read(base, options, (*readers, path))
+        values, folders = values | found, folders | places
+    own: dict[str, Any] = {}
     sections = _sections(options)
     for section, keys in content.items():
         if section not in sections:
             raise _unknown(str(section), options, f"in {path}")
         if not isinstance(keys, dict | None):  # None: all its keys are commented out
             raise UserError(f"{section!r} in {path} is a section; write its keys below it")
-        values |= {f"{section}.{name}": value for name, value in (keys or {}).items()}
-    for key in values:
+        own |= {f"{section}.{name}": value for name, value in (keys or {}).items()}
+    for key in own:
         if key not in options:
             raise _unknown(key, options, f"in {path}")
-    return values
+    return values | own, folders | dict.fromkeys(own, path.parent)
+
+
+def _bases(given: Any, path: Path, readers: Sequence[Path]) -> list[Path]:
+    """The files that the `base` of the config at `path` names: beside it, or packaged."""
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"base in {path} is {_shown(given)}; expected a config file or a list of them")
+    found = []
+    for name in names:
+        places = [path.parent / name, packaged_configs() / name, packaged_configs() / f"{name}.yaml"]
+        base = next(filter(_is_file, places), None)
+        if base is None:
+            known = sorted(config.name for config in packaged_configs().glob("*.yaml"))
+            raise UserError(f"base in {path}: no config file at {places[0]} or {places[1]}{suggestion(name, known)}")
+        if base.resolve() in {reader.resolve() for reader in (*readers, path)}:
+            raise UserError(f"base in {path}: {base} leads back to itself; remove one of them")
+        found.append(base)
+    return found
 
 
 def _parse_override(word: str, options: Mapping[str, "Field[Any]"]) -> tuple[str, Any]:
@@ -226,8 +257,11 @@ def _nested(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(item, list | dict | bool) for item in value)
 
 
-def _resolve_files(tree: DictConfig, options: Mapping[str, "Field[Any]"], beside: Path) -> dict[str, str]:
+def _resolve_files(tree: DictConfig, options: Mapping[str, "Field[Any]"], beside: Mapping[str, Path]) -> dict[str, str]:
     """Replaces the names and paths in file options with the paths of the files.
+
+    Args:
+        beside: the folder of the YAML file that each dotted key comes from.
 
     Returns:
         What is wrong with each dotted key whose file was not found and that not every command needs.
@@ -239,7 +273,7 @@ def _resolve_files(tree: DictConfig, options: Mapping[str, "Field[Any]"], beside
         value = OmegaConf.select(tree, key) if lookup else None
         if lookup is None or not isinstance(value, str) or value == "":
             continue
-        places = [Path(value), beside / value, configs / value]
+        places = [Path(value), beside[key] / value, configs / value]
         named = [configs / lookup.packaged.replace("*", value)] if lookup.packaged else []
         found = next(filter(_is_file, places + named), None)
         if found is not None:

@@ -185,6 +185,23 @@ class LabelSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """What a leakage audit of a labelled JSON found.
+
+    Attributes:
+        leaks: one line each; of more than ten of a kind, the others are counted in one.
+        images, pseudo_labels, base_annotations: how many were looked at.
+        unjudged: pseudo labels that equal a novel annotation and are no leak, because such boxes agree by chance.
+    """
+
+    leaks: tuple[str, ...]
+    images: int
+    pseudo_labels: int
+    base_annotations: int
+    unjudged: int
+
+
+@dataclass(frozen=True, slots=True)
 class BoxRecall:
     """How many objects an image's first boxes find, whatever their names.
 

@@ -74,7 +74,9 @@ def test_written_file_keeps_base_annotations_and_every_extra_key(path, tmp_path)
     assert written["annotations"][:3] == [DATA["annotations"][position] for position in (0, 2, 3)]
     for name in ("licenses", "images", "categories"):
         assert written[name] == DATA[name]
-    assert written["info"] == {**DATA["info"], "plgen_ddp": {"version": "1"}}
+    made = {"version": "1", "images": 2, "pseudo_label_ids": [-21, -22]}
+    assert written["info"] == {**DATA["info"], "plgen_ddp": made}
+    assert CocoFile(out, "labels").provenance() == made and CocoFile(path, "source").provenance() is None
     assert b"1.5" in out.read_bytes() and b"[[0.1, 1, 2, 3, 4, 5]]" in out.read_bytes()  # the source's own bytes
 
 

@@ -199,3 +199,39 @@ def test_an_unknown_config_is_named_with_the_nearest_or_all():
         load_config("coco_vlpm")
     with pytest.raises(UserError, match=r"no config file at x/b.yaml, .* the packaged configs are .*coco_marvelovd, "):
         load_config("x/b.yaml")
+
+
+def test_a_config_can_start_from_others(tmp_path):
+    (tmp_path / "rule").mkdir()
+    (tmp_path / "rule" / "a {}.txt").write_text("a {}")
+    (tmp_path / "rule" / "rule.yaml").write_text("label: {templates: 'a {}.txt', nms_iou: 0.1, temperature: 0.5}")
+    (tmp_path / "data.yaml").write_text("run: {output: here}\nlabel: {nms_iou: 0.2, temperature: null}")
+    (tmp_path / "mine.yaml").write_text("base: [rule/rule.yaml, data.yaml]\nrun: {workers: 7}")
+    config = load_config(tmp_path / "mine.yaml")
+    assert (config.run.output, config.run.workers) == ("here", 7)
+    assert (config.label.nms_iou, config.label.temperature) == (0.2, None), "the later file wins, also with null"
+    assert config.label.templates == str(tmp_path / "rule" / "a {}.txt"), "a file lies beside the config that names it"
+    assert load_config(tmp_path / "mine.yaml", ["label.nms_iou=0.3"]).label.nms_iou == 0.3
+    (tmp_path / "mine.yaml").write_text("base: coco_vlplm")
+    assert load_config(tmp_path / "mine.yaml") == load_config("coco_vlplm")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nowhere.yaml", r"^base in .*mine\.yaml: no config file at .*nowhere\.yaml or "),
+        ("base: coco_vlpm.yaml", "did you mean 'coco_vlplm.yaml'"),
+        ("base: [1]", r"base in .*mine\.yaml is \[1\]; expected a config file or a list"),
+        ("base: {run: 1}", "expected a config file or a list"),
+        ("base: mine.yaml", "leads back to itself"),
+        ("base: other.yaml", r"base in .*other\.yaml: .*mine\.yaml leads back to itself"),
+        ("base: wrong.yaml", "unknown key run.wrokers in .*wrong.yaml"),
+    ],
+)
+def test_a_mistake_in_a_base_is_one_line(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("base: mine.yaml")
+    (tmp_path / "wrong.yaml").write_text("run: {wrokers: 3}")
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(tmp_path / "mine.yaml")
+    assert "\n" not in str(caught.value)

@@ -20,7 +20,7 @@ ALLOWED = {
     "encoders": set(),
     "score": {"encoders"},
     "label": {"encoders"},  # in label/embed_names.py alone, and only for names that the store has not seen
-    "report": set(),
+    "report": {"label"},  # it labels a store by several rules, and compares them
     "train": {"score", "label"},  # the same images and detector as stage 1, the same split into base and novel
     "demo": {"report", "train"},  # train/weights.py writes its models; everything else it runs as commands
     "benchmark": {"score", "label", "encoders"},
@@ -56,7 +56,7 @@ LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality")),
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
-    *("launch.label", "launch.evaluate", "launch.split", "launch.export", "launch.import_scores"),
+    *(f"launch.{name}" for name in ("label", "evaluate", "audit", "compare", "split", "export", "import_scores")),
     "launch.text_embeddings",
 ]
 HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]

@@ -56,6 +56,9 @@ def test_reliability_is_of_each_tenth_of_the_confidence():
         (2, pytest.approx(0.35), 0.0),
         (1, pytest.approx(1.0), 1.0),
     )
+    found = label_quality([(boxes(*rows), NOVEL, BASE)])
+    assert found.confidence_off_by == pytest.approx((0.35 + 0) / 2), "each tenth counts once"
+    assert label_quality([]).confidence_off_by == 0
 
 
 @pytest.mark.parametrize("images", [[], [(boxes(), boxes(), boxes())]])

@@ -33,6 +33,7 @@ def test_every_command_prints_its_version_and_its_options(launchers, name, capsy
     assert printed(launchers[name].main, ["--version"], capsys) == f"plgen_ddp {__version__}\n"
     options = printed(launchers[name].main, ["--options"], capsys)
     own = {
+        "audit": "LABELS SOURCE",
         "evaluate": "--ground-truth FILE",
         "export": "--output PATH",
         "train_proposals": "`train.steps` (a whole number; default 90000). ",

@@ -1,4 +1,4 @@
-"""Draws the demo's scenes: 18 kinds of object on cluttered backgrounds, in COCO's layout.
+"""Draws the demo's scenes: objects of 18 names on cluttered backgrounds, in COCO's layout.
 
     python -m plgen_ddp.demo.scenes --num 100 --seed 300000 --out out/scenes
 
@@ -9,6 +9,10 @@ writes
 
 which the demo's config takes through `data.annotations` and `data.image_root`. Drawing costs about 15 ms a scene and
 a JPEG about 10 KB.
+
+Names have a hierarchy that the drawings show. Each object is drawn as one of the three kinds of its name (`KINDS`: a
+cup is a mug, a teacup or a goblet), and objects of one supercategory share a finish (`SUPERS`). Annotations give the
+name.
 
 Scene i of a set is drawn from the seed S + i alone, so sets whose seeds do not overlap share no scene. `SEEDS` says
 which seeds serve which purpose; what is meant to measure the models must stay out of "train" and "val". The same seed
@@ -28,7 +32,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-__all__ = ["BASE", "CATEGORIES", "NOVEL", "SEEDS", "SceneImage", "SceneObject", "draw_scene", "main", "write_scenes"]
+__all__ = [
+    "BASE",
+    "CATEGORIES",
+    "CHOICE",
+    "KINDS",
+    "NOVEL",
+    "SEEDS",
+    "SUPERS",
+    "SceneImage",
+    "SceneObject",
+    "draw_scene",
+    "main",
+    "write_scenes",
+]
 
 BASE = (
     "circle",
@@ -58,10 +75,31 @@ SEEDS = {
     "test": range(300_000, 400_000),
 }
 
-SUPERCATEGORIES = {
-    "nature": ("moon", "tree", "fish", "mushroom"),
-    "artefact": ("arrow", "flag", "house", "cup", "key", "umbrella"),
-    "figure": ("circle", "cross", "heart", "hexagon", "ring", "square", "star", "triangle"),
+#: Of "val", the 300 scenes on which rules, thresholds and trainings are chosen. The models' own validation sets come
+#: before them.
+CHOICE = range(110_000, 110_300)
+
+#: More general names of each name. The first is its COCO supercategory, and objects of one supercategory are finished
+#: alike (`_Finish`), so that a crop shows it: living things are mottled, symbols boldly outlined, and so on.
+SUPERS = {
+    "circle": ("shape", "round thing"),
+    "square": ("shape", "polygon"),
+    "triangle": ("shape", "polygon"),
+    "hexagon": ("shape", "polygon"),
+    "ring": ("shape", "round thing"),
+    "star": ("symbol", "ornament"),
+    "cross": ("symbol", "sign"),
+    "arrow": ("symbol", "sign"),
+    "heart": ("symbol", "ornament"),
+    "house": ("landmark", "building"),
+    "flag": ("landmark", "signal"),
+    "moon": ("landmark", "round thing"),
+    "tree": ("living thing", "plant"),
+    "fish": ("living thing", "animal", "food"),
+    "mushroom": ("living thing", "plant", "food"),
+    "umbrella": ("household item", "gear"),
+    "key": ("household item", "tool"),
+    "cup": ("household item", "tool", "vessel"),
 }
 
 SIZES_WH = ((320, 240), (256, 256), (288, 224), (240, 320))  # pixels
@@ -80,7 +118,8 @@ OUTLINE_TOLERANCE = 0.9  # pixels a polygon may stray from the mask's edge
 class SceneObject:
     """One object as it is seen.
 
-    name: one of BASE + NOVEL
+    name: one of BASE + NOVEL; the only one of its names that the annotations give
+    kind: one of KINDS[name]; known to whoever draws, not in the annotations
     box_xywh: tight box of the visible pixels, whole pixels
     polygons: COCO polygons [x0, y0, x1, y1, ...] of the visible mask, pixels; a piece hidden behind another object
         splits it
@@ -88,6 +127,7 @@ class SceneObject:
     """
 
     name: str
+    kind: str
     box_xywh: tuple[int, int, int, int]
     polygons: tuple[tuple[float, ...], ...]
     area: float
@@ -129,23 +169,103 @@ def _regular(sides: int, radius: float = 1.0, inner: float | None = None) -> np.
     return np.stack([radii * np.cos(angle), radii * np.sin(angle)], axis=1)
 
 
-def _circle(rng: np.random.Generator) -> list[_Part]:
-    return [_Part((_arc(0, 0, 1, 1, 0, 360, 48),), "body")]
+def _disc(x: float, y: float, radius: float, count: int = 24) -> np.ndarray:
+    return _arc(x, y, radius, radius, 0, 360, count)
 
 
-def _square(rng: np.random.Generator) -> list[_Part]:
+def _points(*corners: tuple[float, float]) -> np.ndarray:
+    return np.array(corners, dtype=float)
+
+
+def _sector(radius: float, start: float, stop: float, inner: float = 0.0) -> np.ndarray:
+    """A slice of a disc around the origin, or of a ring if an inner radius is given."""
+    outer = _arc(0, 0, radius, radius, start, stop, 14)
+    return np.concatenate([outer, _arc(0, 0, inner, inner, stop, start, 14)])
+
+
+def _turned(contour: np.ndarray, degrees: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    """`contour` turned about the origin, from +x towards +y, then moved by (x, y)."""
+    angle = np.radians(degrees)
+    turn = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    return contour @ turn + (x, y)
+
+
+def _ring_of(x: float, y: float, radius: float, hole: float) -> tuple[np.ndarray, np.ndarray]:
+    return _disc(x, y, radius, 40), _disc(x, y, hole, 32)
+
+
+def _disc_plain(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_disc(0, 0, 1, 48),), "body")]
+
+
+def _ball(rng: np.random.Generator) -> list[_Part]:
+    turn = rng.uniform(0, 120)
+    slices = [_Part((_sector(0.98, turn + at, turn + at + 60),), "accent") for at in (0, 120, 240)]
+    return [_Part((_disc(0, 0, 1, 48),), "body"), *slices]
+
+
+def _button(rng: np.random.Generator) -> list[_Part]:
+    at = rng.uniform(0.18, 0.24)
+    holes = [_Part((_disc(x * at, y * at, 0.13),), "detail") for x in (-1, 1) for y in (-1, 1)]
+    rim = _Part(_ring_of(0, 0, 0.78, 0.62), "accent")
+    return [_Part((_disc(0, 0, 1, 48),), "body"), rim, *holes]
+
+
+def _tile(rng: np.random.Generator) -> list[_Part]:
     return [_Part((_box(-0.9, -0.9, 0.9, 0.9),), "body")]
 
 
-def _triangle(rng: np.random.Generator) -> list[_Part]:
-    return [_Part((np.array([(rng.uniform(-0.35, 0.35), -0.9), (0.95, 0.8), (-0.95, 0.8)]),), "body")]
+def _dice(rng: np.random.Generator) -> list[_Part]:
+    spots = [(-0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (0.5, -0.5), (0.0, 0.0)][: int(rng.integers(4, 6))]
+    return [*_tile(rng), *(_Part((_disc(x, y, 0.2),), "detail") for x, y in spots)]
 
 
-def _star(rng: np.random.Generator) -> list[_Part]:
+def _window(rng: np.random.Generator) -> list[_Part]:
+    bar, frame = rng.uniform(0.07, 0.12), 0.72
+    panes = [
+        _box(min(x, frame * x / bar), min(y, frame * y / bar), max(x, frame * x / bar), max(y, frame * y / bar))
+        for x in (-bar, bar)
+        for y in (-bar, bar)
+    ]
+    return [*_tile(rng), *(_Part((pane,), "detail") for pane in panes)]
+
+
+def _wedge(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_points((-0.9, 0.85), (0.95, 0.85), (-0.9, rng.uniform(-0.9, -0.6))),), "body")]
+
+
+def _pyramid(rng: np.random.Generator) -> list[_Part]:
+    apex, edge = (rng.uniform(-0.2, 0.2), -0.9), (rng.uniform(0.2, 0.4), 0.95)
+    return [
+        _Part((_points(apex, edge, (-0.98, 0.75)),), "body"),
+        _Part((_points(apex, (0.98, 0.6), edge),), "accent"),
+    ]
+
+
+def _warning_sign(rng: np.random.Generator) -> list[_Part]:
+    inner = rng.uniform(0.66, 0.74)
+    outer = _points((0, -0.95), (1, 0.8), (-1, 0.8))
+    return [
+        _Part((outer,), "body"),
+        _Part(((outer - (0, 0.22)) * inner + (0, 0.22),), "accent"),
+        _Part((_points((-0.11, -0.3), (0.11, -0.3), (0.05, 0.3), (-0.05, 0.3)),), "detail"),
+        _Part((_disc(0, 0.5, 0.1),), "detail"),
+    ]
+
+
+def _sparkle(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_regular(4, inner=rng.uniform(0.28, 0.38)),), "body")]
+
+
+def _pentagram(rng: np.random.Generator) -> list[_Part]:
     return [_Part((_regular(5, inner=rng.uniform(0.38, 0.5)),), "body")]
 
 
-def _cross(rng: np.random.Generator) -> list[_Part]:
+def _sunburst(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_regular(9, inner=rng.uniform(0.62, 0.7)),), "body"), _Part((_disc(0, 0, 0.38),), "accent")]
+
+
+def _plus(rng: np.random.Generator) -> list[_Part]:
     arm = rng.uniform(0.25, 0.38)
     quarter = np.array([(-arm, -1), (arm, -1), (arm, -arm)])
     points = [quarter]
@@ -154,22 +274,74 @@ def _cross(rng: np.random.Generator) -> list[_Part]:
     return [_Part((np.concatenate(points),), "body")]
 
 
-def _hexagon(rng: np.random.Generator) -> list[_Part]:
-    return [_Part((_regular(6),), "body")]
+def _saltire(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_turned(_plus(rng)[0].contours[0], 45),), "body")]
 
 
-def _ring(rng: np.random.Generator) -> list[_Part]:
-    hole = rng.uniform(0.5, 0.68)
-    return [_Part((_arc(0, 0, 1, 1, 0, 360, 48), _arc(0, 0, hole, hole, 0, 360, 40)), "body")]
+def _crucifix(rng: np.random.Generator) -> list[_Part]:
+    arm, bar = rng.uniform(0.16, 0.24), rng.uniform(-0.5, -0.3)
+    left = _points((-arm, -1), (-arm, bar - arm), (-0.74, bar - arm), (-0.74, bar + arm), (-arm, bar + arm), (-arm, 1))
+    return [_Part((np.concatenate([left, (left * (-1, 1))[::-1]]),), "body")]
 
 
-def _arrow(rng: np.random.Generator) -> list[_Part]:
-    shaft, head, neck = rng.uniform(0.2, 0.32), rng.uniform(0.6, 0.8), rng.uniform(-0.1, 0.15)
+def _nut(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_regular(6), _disc(0, 0, rng.uniform(0.4, 0.52), 32)), "body")]
+
+
+def _honeycomb(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_regular(6),), "body"), _Part((_regular(6, rng.uniform(0.5, 0.66)),), "accent")]
+
+
+def _prism(rng: np.random.Generator) -> list[_Part]:
+    corners = _regular(6)
+    middle = np.zeros((1, 2))
+    return [
+        _Part((corners,), "body"),
+        _Part((np.concatenate([corners[[5, 0, 1]], middle]),), "accent"),
+        _Part((np.concatenate([corners[[1, 2, 3]], middle]),), "detail"),
+    ]
+
+
+def _hoop(rng: np.random.Generator) -> list[_Part]:
+    return [_Part(_ring_of(0, 0, 1, rng.uniform(0.66, 0.74)), "body")]
+
+
+def _donut(rng: np.random.Generator) -> list[_Part]:
+    crumb, first = _box(-0.11, -0.045, 0.11, 0.045), rng.uniform(0, 51)
+    spots = [(0.7 + 0.1 * (-1) ** k, first + 51.4 * k) for k in range(7)]
+    sprinkles = [_turned(crumb, 77 * at, r * np.cos(np.radians(at)), r * np.sin(np.radians(at))) for r, at in spots]
+    hole = rng.uniform(0.36, 0.44)
+    return [_Part(_ring_of(0, 0, 1, hole), "body"), *(_Part((sprinkle,), "detail") for sprinkle in sprinkles)]
+
+
+def _lifebuoy(rng: np.random.Generator) -> list[_Part]:
+    hole, turn = rng.uniform(0.48, 0.58), rng.uniform(0, 90)
+    bands = [_sector(0.99, turn + at, turn + at + 38, hole + 0.01) for at in (0, 90, 180, 270)]
+    return [_Part(_ring_of(0, 0, 1, hole), "body"), *(_Part((band,), "accent") for band in bands)]
+
+
+def _pointer(rng: np.random.Generator) -> list[_Part]:
+    shaft, head, neck = rng.uniform(0.2, 0.32), rng.uniform(0.66, 0.8), rng.uniform(-0.1, 0.15)
     upper = np.array([(-1, -shaft), (neck, -shaft), (neck, -head), (1, 0)])
     return [_Part((np.concatenate([upper, (upper * (1, -1))[2::-1]]),), "body")]
 
 
-def _house(rng: np.random.Generator) -> list[_Part]:
+def _dart(rng: np.random.Generator) -> list[_Part]:
+    tail = rng.uniform(0.55, 0.68)
+    return [
+        _Part((_box(-0.75, -0.11, 0.5, 0.11),), "body"),
+        _Part((_points((1, 0), (0.3, -0.5), (0.45, 0), (0.3, 0.5)),), "body"),
+        _Part((_points((-1, -tail), (-0.3, -0.11), (-0.3, 0.11), (-1, tail), (-0.7, 0)),), "accent"),
+    ]
+
+
+def _chevron(rng: np.random.Generator) -> list[_Part]:
+    step = rng.uniform(0.68, 0.78)
+    wing = _points((-0.95, -0.8), (-0.5, -0.8), (0.2, 0), (-0.5, 0.8), (-0.95, 0.8), (-0.25, 0))
+    return [_Part((wing,), "body"), _Part((np.add(wing, (step, 0)),), "body")]
+
+
+def _cottage(rng: np.random.Generator) -> list[_Part]:
     eaves, door = rng.uniform(-0.2, 0.0), rng.uniform(-0.35, 0.15)
     return [
         _Part((_box(-0.75, eaves, 0.75, 0.95),), "body"),
@@ -178,24 +350,83 @@ def _house(rng: np.random.Generator) -> list[_Part]:
     ]
 
 
-def _tree(rng: np.random.Generator) -> list[_Part]:
+def _barn(rng: np.random.Generator) -> list[_Part]:
+    eaves, knee = rng.uniform(-0.2, 0.0), rng.uniform(0.62, 0.76)
+    return [
+        _Part((_box(-0.85, eaves, 0.85, 0.9),), "body"),
+        _Part((_points((-0.98, eaves), (-knee, -0.62), (0, -0.95), (knee, -0.62), (0.98, eaves)),), "accent"),
+        _Part((_box(-0.42, 0.25, 0.42, 0.9),), "detail"),
+        _Part((_disc(0, -0.45, 0.17),), "detail"),
+    ]
+
+
+def _castle(rng: np.random.Generator) -> list[_Part]:
+    wall = rng.uniform(-0.25, 0.0)
+    teeth = [_Part((_box(x, -0.95, x + 0.16, -0.6),), "accent") for x in (-1.0, -0.66, 0.5, 0.84)]
+    gate = np.concatenate([_arc(0, 0.5, 0.24, 0.26, 180, 360, 14), [(0.24, 0.92), (-0.24, 0.92)]])
+    return [
+        _Part((_box(-0.6, wall, 0.6, 0.92),), "body"),
+        *teeth,
+        *(_Part((_box(x, -0.66, x + 0.5, 0.92),), "accent") for x in (-1.0, 0.5)),
+        _Part((gate,), "detail"),
+    ]
+
+
+def _oak(rng: np.random.Generator) -> list[_Part]:
     trunk = _Part((_box(-0.16, 0.2, 0.16, 1.0),), "accent")
-    if rng.random() < 0.5:
-        lobes = [_arc(x, y, r, r, 0, 360, 28) for x, y, r in ((-0.38, 0.0, 0.45), (0.38, 0.0, 0.45), (0, -0.45, 0.55))]
-        return [trunk, *(_Part((lobe,), "body") for lobe in lobes)]
+    lobes = [_disc(x, y, r, 28) for x, y, r in ((-0.38, 0.0, 0.45), (0.38, 0.0, 0.45), (0, -0.45, 0.55))]
+    return [trunk, *(_Part((lobe,), "body") for lobe in lobes)]
+
+
+def _pine(rng: np.random.Generator) -> list[_Part]:
+    trunk = _Part((_box(-0.16, 0.2, 0.16, 1.0),), "accent")
     layers = [np.array([(-w, y + 0.62), (0, y), (w, y + 0.62)]) for w, y in ((0.8, -0.1), (0.66, -0.52), (0.5, -1.0))]
     return [trunk, *(_Part((layer,), "body") for layer in layers)]
 
 
-def _flag(rng: np.random.Generator) -> list[_Part]:
+def _palm(rng: np.random.Generator) -> list[_Part]:
+    lean = rng.uniform(-0.25, 0.25)
+    trunk = _points((lean - 0.1, -0.4), (lean + 0.1, -0.4), (0.17, 1.0), (-0.17, 1.0))
+    leaf = np.concatenate([_arc(0.45, 0.1, 0.45, 0.24, 180, 360, 16), _arc(0.45, 0.1, 0.45, 0.06, 360, 180, 12)])
+    leaves = [_turned(leaf, at, lean, -0.45) for at in (25, -20, -65)]
+    mirrored = [_turned(leaf * (-1, 1), at, lean, -0.45) for at in (-25, 20, 65)]
+    nuts = [_Part((_disc(lean + x, -0.34, 0.1),), "detail") for x in (-0.12, 0.12)]
+    return [_Part((trunk,), "accent"), *(_Part((one,), "body") for one in (*leaves, *mirrored)), *nuts]
+
+
+def _pole() -> _Part:
+    return _Part((_box(-0.8, -1.0, -0.6, 1.0),), "accent")
+
+
+def _ensign(rng: np.random.Generator) -> list[_Part]:
     x = np.linspace(-0.62, 0.9, 16)
     wave = rng.uniform(0.0, 0.12) * np.sin(np.linspace(0, 2 * np.pi, 16) + rng.uniform(0, 2 * np.pi))
-    lower = rng.uniform(0.05, 0.25)
+    lower = rng.uniform(0.1, 0.25)
     cloth = np.concatenate([np.stack([x, -0.85 + wave], 1), np.stack([x, lower + wave], 1)[::-1]])
-    return [_Part((cloth,), "body"), _Part((_box(-0.8, -1.0, -0.58, 1.0),), "accent")]
+    return [_Part((cloth,), "body"), _pole()]
 
 
-def _moon(rng: np.random.Generator) -> list[_Part]:
+def _pennant(rng: np.random.Generator) -> list[_Part]:
+    lower = rng.uniform(0.1, 0.25)
+    middle = lower / 2 - 0.45
+    return [_Part((_points((-0.62, -0.95), (0.95, middle), (-0.62, lower)),), "body"), _pole()]
+
+
+def _swallowtail(rng: np.random.Generator) -> list[_Part]:
+    lower, notch = rng.uniform(0.1, 0.25), rng.uniform(0.15, 0.35)
+    middle = (lower - 0.9) / 2
+    cloth = _points((-0.62, -0.9), (0.9, -0.9), (notch, middle), (0.9, lower), (-0.62, lower))
+    stripe = _points(
+        (-0.62, middle - 0.16),
+        (notch + 0.24, middle - 0.16),
+        (notch, middle),
+        (notch + 0.24, middle + 0.16),
+        (-0.62, middle + 0.16),
+    )
+    return [_Part((cloth,), "body"), _Part((stripe,), "detail"), _pole()]
+
+
+def _crescent(rng: np.random.Generator) -> list[_Part]:
     bite = rng.uniform(0.25, 0.5)
     outer = _arc(0, 0, 1, 1, 60, 300, 40)
     half = np.sin(np.radians(60))
@@ -203,15 +434,44 @@ def _moon(rng: np.random.Generator) -> list[_Part]:
     return [_Part((np.concatenate([outer, inner]),), "body")]
 
 
-def _heart(rng: np.random.Generator) -> list[_Part]:
+def _gibbous(rng: np.random.Generator) -> list[_Part]:
+    outline = np.concatenate([_arc(0, 0, 1, 1, 90, 270, 32), _arc(0, 0, rng.uniform(0.3, 0.5), 1, 270, 450, 32)])
+    craters = [(-0.5, -0.3, 0.17), (-0.15, 0.3, 0.2), (-0.1, -0.55, 0.12)]
+    return [_Part((outline,), "body"), *(_Part((_disc(x, y, r),), "detail") for x, y, r in craters)]
+
+
+def _eclipse(rng: np.random.Generator) -> list[_Part]:
+    shadow = rng.uniform(0.66, 0.76)
+    return [_Part((_disc(0, 0, 1, 48),), "body"), _Part((_disc(0.98 - shadow, 0, shadow, 40),), "detail")]
+
+
+def _heart_outline(scale: float = 1.0, y: float = 0.0) -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 56, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return [_Part((np.stack([x / 16.5, (y - 2.5) / 15.0], 1),), "body")]
+    down = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+    return np.stack([16 * np.sin(t) ** 3 / 16.5, (down - 2.5) / 15.0], 1) * scale + (0, y)
 
 
-def _fish(rng: np.random.Generator) -> list[_Part]:
-    height, tail = rng.uniform(0.42, 0.56), rng.uniform(0.42, 0.58)
+def _valentine(rng: np.random.Generator) -> list[_Part]:
+    return [_Part((_heart_outline(),), "body")]
+
+
+def _locket(rng: np.random.Generator) -> list[_Part]:
+    return [
+        _Part(_ring_of(0, -0.78, 0.3, 0.15), "accent"),
+        _Part((_heart_outline(),), "body"),
+        _Part((_heart_outline(rng.uniform(0.5, 0.62), -0.02),), "accent"),
+    ]
+
+
+def _heartbreak(rng: np.random.Generator) -> list[_Part]:
+    x = rng.uniform(0.12, 0.2) * np.array([0, 1, -1, 1, -0.6, 0.2])
+    y = np.array([-0.55, -0.25, 0.0, 0.28, 0.55, 0.8])
+    crack = np.concatenate([np.stack([x - 0.08, y], 1), np.stack([x + 0.08, y], 1)[::-1]])
+    return [_Part((_heart_outline(),), "body"), _Part((crack,), "detail")]
+
+
+def _goldfish(rng: np.random.Generator) -> list[_Part]:
+    height, tail = rng.uniform(0.46, 0.58), rng.uniform(0.5, 0.65)
     fin = np.array([(-0.3, -0.75 * height), (0.1, -height - 0.25), (0.35, -0.7 * height)])
     return [
         _Part((fin,), "accent"),
@@ -221,18 +481,66 @@ def _fish(rng: np.random.Generator) -> list[_Part]:
     ]
 
 
-def _mushroom(rng: np.random.Generator) -> list[_Part]:
+def _shark(rng: np.random.Generator) -> list[_Part]:
+    height, fin = rng.uniform(0.36, 0.44), rng.uniform(0.8, 0.92)
+    x = np.linspace(-1, 0.72, 24)
+    bulge = np.sin(np.pi * np.linspace(0, 1, 24) ** 0.75)
+    body = np.concatenate([np.stack([x, -height * bulge], 1), np.stack([x, 0.75 * height * bulge], 1)[::-1]])
+    gills = [_points((x, -0.16), (x + 0.06, -0.16), (x, 0.14), (x - 0.06, 0.14)) for x in (-0.38, -0.24)]
+    return [
+        _Part((_points((-0.3, -0.25), (0.22, -fin), (0.28, -0.2)),), "body"),
+        _Part((_points((-0.25, 0.15), (0.25, 0.72), (0.2, 0.1)),), "body"),
+        _Part((_points((0.55, 0.0), (1.0, -0.62), (0.84, 0.0), (0.98, 0.4)),), "body"),
+        _Part((body,), "body"),
+        _Part((_disc(-0.66, -0.1, 0.08, 16),), "detail"),
+        *(_Part((gill,), "detail") for gill in gills),
+    ]
+
+
+def _puffer(rng: np.random.Generator) -> list[_Part]:
+    spikes = _regular(int(rng.integers(12, 16)), 0.82, 0.66) - (0.15, 0)
+    return [
+        _Part((_points((0.45, 0.0), (0.98, -0.36), (0.86, 0.0), (0.98, 0.36)),), "accent"),
+        _Part((spikes,), "body"),
+        _Part((_arc(-0.15, 0.25, 0.48, 0.32, 0, 360, 28),), "accent"),
+        _Part((_disc(-0.48, -0.2, 0.15, 20),), "detail"),
+    ]
+
+
+def _toadstool(rng: np.random.Generator) -> list[_Part]:
     brim, stem = rng.uniform(0.0, 0.15), rng.uniform(0.22, 0.34)
     foot = np.array([(-stem, brim), (stem, brim), (stem * 1.25, 0.95), (-stem * 1.25, 0.95)])
     spots = [(-0.45, -0.35, 0.16), (0.1, -0.62, 0.18), (0.5, -0.22, 0.14)]
     return [
         _Part((foot,), "accent"),
         _Part((_arc(0, brim, 0.98, 0.98, 180, 360, 40),), "body"),
-        *(_Part((_arc(x, y + brim, r, r, 0, 360, 20),), "accent") for x, y, r in spots),
+        *(_Part((_disc(x, y + brim, r, 20),), "accent") for x, y, r in spots),
     ]
 
 
-def _umbrella(rng: np.random.Generator) -> list[_Part]:
+def _chanterelle(rng: np.random.Generator) -> list[_Part]:
+    x = np.linspace(-0.95, 0.95, 25)
+    rim = -0.62 + rng.uniform(0.06, 0.12) * np.sin(np.linspace(0, 5 * np.pi, 25) + rng.uniform(0, 6))
+    funnel = np.concatenate([np.stack([x, rim], 1), _points((0.36, 0.05), (0.24, 0.95), (-0.24, 0.95), (-0.36, 0.05))])
+    folds = [_points((0.5 * x - 0.04, -0.3), (0.5 * x + 0.04, -0.3), (0.2 * x, 0.35)) for x in (-1.0, -0.35, 0.35, 1.0)]
+    return [
+        _Part((funnel,), "body"),
+        _Part((_arc(0, -0.62, 0.9, 0.24, 0, 360, 36),), "accent"),
+        *(_Part((fold,), "detail") for fold in folds),
+    ]
+
+
+def _morel(rng: np.random.Generator) -> list[_Part]:
+    pits = [(-0.3, -0.5), (0.22, -0.62), (0.0, -0.2), (-0.42, -0.08), (0.42, -0.22), (-0.08, -0.82), (0.2, 0.12)]
+    stem = rng.uniform(0.26, 0.34)
+    return [
+        _Part((_points((-stem, 0.1), (stem, 0.1), (stem * 1.2, 0.98), (-stem * 1.2, 0.98)),), "accent"),
+        _Part((_arc(0, -0.3, 0.68, 0.7, 0, 360, 40),), "body"),
+        *(_Part((_arc(x, y, 0.13, 0.16, 0, 360, 16),), "detail") for x, y in pits),
+    ]
+
+
+def _brolly(rng: np.random.Generator) -> list[_Part]:
     rim = rng.uniform(-0.1, 0.05)
     dome = _arc(0, rim, 1.0, 0.9, 180, 360, 40)
     scallops = [_arc(x, rim, 0.25, 0.16, 0, -180, 10) for x in (0.75, 0.25, -0.25, -0.75)]
@@ -244,49 +552,145 @@ def _umbrella(rng: np.random.Generator) -> list[_Part]:
     ]
 
 
-def _key(rng: np.random.Generator) -> list[_Part]:
-    bow, hole, shaft = rng.uniform(0.46, 0.56), rng.uniform(0.2, 0.27), rng.uniform(0.12, 0.16)
+def _parasol(rng: np.random.Generator) -> list[_Part]:
+    rim = rng.uniform(-0.05, 0.1)
+    gores = [_sector(0.97, at, at + 36) * (1, 0.8) + (0, rim) for at in (180, 252, 324)]
+    return [
+        _Part((_box(-0.07, rim - 0.1, 0.07, 1.0),), "accent"),
+        _Part((_arc(0, rim, 1.0, 0.82, 180, 360, 40),), "body"),
+        *(_Part((gore,), "accent") for gore in gores),
+        _Part((_disc(0, rim - 0.86, 0.1, 16),), "detail"),
+    ]
+
+
+def _sunshade(rng: np.random.Generator) -> list[_Part]:
+    rim = rng.uniform(-0.2, -0.05)
+    x = np.linspace(1, -1, 13)
+    fringe = np.stack([x, rim + np.where(np.arange(13) % 2, 0.26, 0.04)], 1)
+    return [
+        _Part((_box(-0.07, rim, 0.07, 0.9),), "accent"),
+        _Part((_box(-0.42, 0.84, 0.42, 1.0),), "accent"),
+        _Part((np.concatenate([_points((-1, rim), (1, rim)), fringe]),), "accent"),
+        _Part((_points((-1, rim), (0, -0.95), (1, rim)),), "body"),
+    ]
+
+
+def _latchkey(rng: np.random.Generator) -> list[_Part]:
+    bow, hole, shaft = rng.uniform(0.48, 0.58), rng.uniform(0.2, 0.27), rng.uniform(0.12, 0.16)
     tooth = rng.uniform(0.3, 0.42)
     x0 = bow - 1.0
     return [
-        _Part((_box(x0 + 0.3, -shaft, 1.0, shaft),), "body"),
-        _Part((_box(0.76, 0.0, 1.0, shaft + tooth),), "body"),
-        _Part((_box(0.36, 0.0, 0.58, shaft + 0.8 * tooth),), "body"),
-        _Part((_arc(-1 + bow, 0, bow, bow, 0, 360, 40), _arc(-1 + bow, 0, hole, hole, 0, 360, 28)), "body"),
+        _Part((_box(x0 + 0.3, -shaft, 0.8, shaft),), "body"),
+        _Part((_box(0.56, 0.0, 0.8, shaft + tooth),), "body"),
+        _Part((_box(0.22, 0.0, 0.4, shaft + 0.7 * tooth),), "body"),
+        _Part(_ring_of(-1 + bow, 0, bow, hole), "body"),
     ]
 
 
-def _cup(rng: np.random.Generator) -> list[_Part]:
-    foot = rng.uniform(0.38, 0.55)
-    body = np.concatenate([[(-0.95, -0.65), (0.4, -0.65)], [(foot - 0.28, 0.85), (-foot - 0.28, 0.85)]])
-    handle = (_arc(0.38, -0.02, 0.58, 0.48, 0, 360, 36), _arc(0.38, -0.02, 0.32, 0.24, 0, 360, 28))
+def _passkey(rng: np.random.Generator) -> list[_Part]:
+    leaf, tooth = rng.uniform(0.29, 0.33), rng.uniform(0.4, 0.5)
+    leaves = [_ring_of(x, y, leaf, 0.5 * leaf) for x, y in ((-0.78, 0.0), (-0.42, -0.33), (-0.42, 0.33))]
+    return [
+        _Part((_box(-0.4, -0.1, 0.8, 0.1),), "body"),
+        _Part((_box(-0.14, -0.22, 0.0, 0.22),), "accent"),
+        _Part((_box(0.4, 0.0, 0.8, tooth),), "body"),
+        _Part((_box(0.53, 0.28, 0.67, tooth + 0.02),), "detail"),
+        *(_Part(one, "body") for one in leaves),
+    ]
+
+
+def _fob(rng: np.random.Generator) -> list[_Part]:
+    half, blade = rng.uniform(0.46, 0.56), rng.uniform(0.15, 0.2)
+    notched = _points(
+        (-0.2, -blade),
+        (0.7, -blade),
+        (0.92, 0),
+        (0.75, blade),
+        (0.62, 0.04),
+        (0.48, blade),
+        (0.34, 0.04),
+        (0.2, blade),
+        (-0.2, blade),
+    )
+    return [
+        _Part((notched,), "accent"),
+        _Part(
+            (
+                _points(
+                    (-0.95, -half + 0.15),
+                    (-0.8, -half),
+                    (-0.1, -half),
+                    (0.02, -half + 0.2),
+                    (0.02, half - 0.2),
+                    (-0.1, half),
+                    (-0.8, half),
+                    (-0.95, half - 0.15),
+                ),
+            ),
+            "body",
+        ),
+        _Part((_disc(-0.45, -0.2, 0.13, 20),), "detail"),
+        _Part((_disc(-0.45, 0.2, 0.13, 20),), "detail"),
+    ]
+
+
+def _mug(rng: np.random.Generator) -> list[_Part]:
+    width = rng.uniform(0.6, 0.72)
+    handle = (_arc(0.38, 0.05, 0.58, 0.5, 0, 360, 36), _arc(0.38, 0.05, 0.34, 0.27, 0, 360, 28))
     return [
         _Part(handle, "accent"),
-        _Part((body,), "body"),
-        _Part((_arc(-0.275, -0.65, 0.675, 0.2, 0, 360, 36),), "detail"),
+        _Part((_box(0.4 - 2 * width, -0.65, 0.4, 0.88),), "body"),
+        _Part((_arc(0.4 - width, -0.65, width, 0.2, 0, 360, 36),), "detail"),
     ]
 
 
-_SHAPES: dict[str, Callable[[np.random.Generator], list[_Part]]] = {
-    "arrow": _arrow,
-    "circle": _circle,
-    "cross": _cross,
-    "cup": _cup,
-    "fish": _fish,
-    "flag": _flag,
-    "heart": _heart,
-    "hexagon": _hexagon,
-    "house": _house,
-    "key": _key,
-    "moon": _moon,
-    "mushroom": _mushroom,
-    "ring": _ring,
-    "square": _square,
-    "star": _star,
-    "tree": _tree,
-    "triangle": _triangle,
-    "umbrella": _umbrella,
+def _teacup(rng: np.random.Generator) -> list[_Part]:
+    depth = rng.uniform(0.85, 1.0)
+    handle = (_arc(0.55, -0.12, 0.4, 0.3, 0, 360, 32), _arc(0.55, -0.12, 0.22, 0.15, 0, 360, 24))
+    return [
+        _Part((_arc(-0.1, 0.62, 0.9, 0.15, 0, 360, 36),), "accent"),
+        _Part(handle, "accent"),
+        _Part((_arc(-0.15, -0.4, 0.8, depth, 0, 180, 36),), "body"),
+        _Part((_arc(-0.15, -0.4, 0.8, 0.17, 0, 360, 36),), "detail"),
+    ]
+
+
+def _goblet(rng: np.random.Generator) -> list[_Part]:
+    bowl, foot = rng.uniform(0.66, 0.76), rng.uniform(0.5, 0.62)
+    return [
+        _Part((_points((-0.12, 0.1), (0.12, 0.1), (0.09, 0.85), (-0.09, 0.85)),), "accent"),
+        _Part((_arc(0, 0.84, foot, 0.14, 0, 360, 30),), "accent"),
+        _Part((_arc(0, -0.75, bowl, 0.98, 0, 180, 36),), "body"),
+        _Part((_arc(0, -0.75, bowl, 0.16, 0, 360, 36),), "detail"),
+    ]
+
+
+_Drawing = Callable[[np.random.Generator], list[_Part]]
+
+#: How each kind of each name is drawn. Its keys are KINDS.
+_DRAWINGS: dict[str, dict[str, _Drawing]] = {
+    "circle": {"disc": _disc_plain, "ball": _ball, "button": _button},
+    "square": {"tile": _tile, "dice": _dice, "window": _window},
+    "triangle": {"wedge": _wedge, "pyramid": _pyramid, "warning sign": _warning_sign},
+    "star": {"sparkle": _sparkle, "pentagram": _pentagram, "sunburst": _sunburst},
+    "cross": {"plus": _plus, "saltire": _saltire, "crucifix": _crucifix},
+    "hexagon": {"nut": _nut, "honeycomb": _honeycomb, "prism": _prism},
+    "ring": {"hoop": _hoop, "donut": _donut, "lifebuoy": _lifebuoy},
+    "arrow": {"pointer": _pointer, "dart": _dart, "chevron": _chevron},
+    "house": {"cottage": _cottage, "barn": _barn, "castle": _castle},
+    "tree": {"oak": _oak, "pine": _pine, "palm": _palm},
+    "flag": {"ensign": _ensign, "pennant": _pennant, "swallowtail": _swallowtail},
+    "moon": {"crescent": _crescent, "gibbous": _gibbous, "eclipse": _eclipse},
+    "heart": {"valentine": _valentine, "locket": _locket, "heartbreak": _heartbreak},
+    "fish": {"goldfish": _goldfish, "shark": _shark, "puffer": _puffer},
+    "mushroom": {"toadstool": _toadstool, "chanterelle": _chanterelle, "morel": _morel},
+    "umbrella": {"brolly": _brolly, "parasol": _parasol, "sunshade": _sunshade},
+    "key": {"latchkey": _latchkey, "passkey": _passkey, "fob": _fob},
+    "cup": {"mug": _mug, "teacup": _teacup, "goblet": _goblet},
 }
+
+#: The kinds of each name: what its objects are drawn as. No kind belongs to two names.
+KINDS = {name: tuple(drawings) for name, drawings in _DRAWINGS.items()}
 
 
 def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
@@ -350,9 +754,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     return canvas
 
 
-def _placed(rng: np.random.Generator, name: str, height: int, width: int) -> list[tuple[str, list[np.ndarray]]]:
+def _placed(rng: np.random.Generator, drawing: _Drawing, height: int, width: int) -> list[tuple[str, list[np.ndarray]]]:
     """One object's parts in image pixels: (tone, contours (n, 2) float), randomly sized, turned, sheared and placed."""
-    parts = _SHAPES[name](rng)
+    parts = drawing(rng)
     turn = np.radians(np.clip(rng.normal(0, 14), -40, 40))
     aspect = np.exp(rng.uniform(-0.2, 0.2))
     stretch = np.array([(aspect, rng.uniform(-0.15, 0.15)), (0.0, 1 / aspect)])
@@ -404,7 +808,49 @@ def _palette(rng: np.random.Generator, surround: np.ndarray) -> dict[str, np.nda
     return {"body": body, "accent": accent, "detail": detail, "edge": edge}
 
 
-def _paint(rng: np.random.Generator, canvas: np.ndarray, parts: list[tuple[str, list[np.ndarray]]]) -> np.ndarray:
+def _mottles(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Soft blotches in [-1, 1], float32 (height, width)."""
+    cells = max(3, max(height, width) // 9)
+    return np.clip(1.8 * _smooth_noise(rng, height, width, cells), -1, 1)
+
+
+def _glint(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A bright band across, from the lower left to the upper right, in [0, 1], float32 (height, width)."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    along = x / width + y / height - np.float32(rng.uniform(0.75, 1.1))
+    return np.exp(-((along / np.float32(rng.uniform(0.08, 0.14))) ** 2))
+
+
+def _courses(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Level stripes, as of masonry, in [-1, 1], float32 (height, width)."""
+    y = np.arange(height, dtype=np.float32)[:, None] / np.float32(rng.uniform(1.1, 1.7))
+    return np.sin(y + np.float32(rng.uniform(0, 6))) + np.zeros((1, width), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    """How the surface of a supercategory's objects looks.
+
+    outline: probabilities of an outline of 0, 1, 2 and 3 pixels
+    texture: what modulates the light, if anything, and its strength's range
+    """
+
+    outline: tuple[float, float, float, float] = (0.35, 0.25, 0.3, 0.1)
+    texture: tuple[Callable[[np.random.Generator, int, int], np.ndarray], float, float] | None = None
+
+
+_FINISHES = {
+    "shape": _Finish(outline=(0.5, 0.3, 0.2, 0.0)),
+    "symbol": _Finish(outline=(0.0, 0.0, 0.4, 0.6)),
+    "landmark": _Finish(texture=(_courses, 0.06, 0.14)),
+    "living thing": _Finish(texture=(_mottles, 0.12, 0.26)),
+    "household item": _Finish(texture=(_glint, 0.25, 0.5)),
+}
+
+
+def _paint(
+    rng: np.random.Generator, canvas: np.ndarray, parts: list[tuple[str, list[np.ndarray]]], finish: _Finish
+) -> np.ndarray:
     """Paint one object onto `canvas` (float32 (H, W, 3)) in place; returns its mask, bool (H, W), unoccluded."""
     height, width = canvas.shape[:2]
     points = np.concatenate([c for _, contours in parts for c in contours])
@@ -414,11 +860,14 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, parts: list[tuple[str, 
     window = canvas[y0:y1, x0:x1]
     h, w = window.shape[:2]
     local = [(tone, [c - (x0, y0) for c in contours]) for tone, contours in parts]
-    thickness = int(rng.choice([0, 1, 2, 3], p=[0.35, 0.25, 0.3, 0.1]))
+    thickness = int(rng.choice(4, p=finish.outline))
     colours = _palette(rng, window.reshape(-1, 3).mean(axis=0))
 
     light = 1 + rng.uniform(0, 0.5) * (_ramp(rng, h, w) - 0.5)
-    if rng.random() < 0.35:
+    if finish.texture is not None:
+        texture, least, most = finish.texture
+        light = light + rng.uniform(least, most) * texture(rng, h, w)
+    elif rng.random() < 0.35:
         light = light + rng.uniform(0.04, 0.14) * _pattern(rng, h, w)
     layers = []
     for tone, contours in local:
@@ -454,7 +903,7 @@ def _finish(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 
-def _visible(name: str, mask: np.ndarray) -> SceneObject:
+def _visible(name: str, kind: str, mask: np.ndarray) -> SceneObject:
     """Describe the visible pixels of an object, bool mask (H, W). Crumbs left over by occlusion are no part of it."""
     x0, y0, width, height = _tight_box(mask)
     tight = mask[y0 : y0 + height, x0 : x0 + width].astype(np.uint8)
@@ -468,7 +917,7 @@ def _visible(name: str, mask: np.ndarray) -> SceneObject:
     edges = [(outline.reshape(-1, 2) + 0.5) / UPSAMPLE + (x0, y0) for outline in outlines if len(outline) >= 3]
     polygons = tuple(tuple(round(float(v), 1) for v in points.ravel()) for points in edges)
     area = sum(cv2.contourArea(points.astype(np.float32)) for points in edges)
-    return SceneObject(name, box, polygons, round(area, 1))
+    return SceneObject(name, kind, box, polygons, round(area, 1))
 
 
 def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -494,27 +943,27 @@ def draw_scene(seed: int) -> SceneImage:
     rng = np.random.default_rng(seed)
     width, height = SIZES_WH[rng.integers(len(SIZES_WH))]
     canvas = _background(rng, height, width)
-    names: list[str] = []
+    drawn: list[tuple[str, str]] = []  # name and kind
     areas: list[float] = []
     owner = np.full((height, width), -1, np.int16)
     pad = int(OBJECT_SIZE[1])
     for _ in range(int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))):
         name = (BASE + NOVEL)[rng.integers(len(BASE) + len(NOVEL))]
+        kind = KINDS[name][rng.integers(len(KINDS[name]))]
         for _attempt in range(10):
-            parts = _placed(rng, name, height, width)
-            shifted = [c + pad for _, contours in parts for c in contours]
+            parts = _placed(rng, _DRAWINGS[name][kind], height, width)
             full = np.zeros((height + 2 * pad, width + 2 * pad), np.uint8)
-            for contour in shifted:
-                cv2.fillPoly(full, [np.round(contour).astype(np.int32)], 1)
+            for _, contours in parts:
+                cv2.fillPoly(full, [np.round(c + pad).astype(np.int32) for c in contours], 1)
             trial = owner.copy()
-            trial[full[pad:-pad, pad:-pad] > 0] = len(names)
+            trial[full[pad:-pad, pad:-pad] > 0] = len(drawn)
             if _fits(trial, [*areas, float(np.count_nonzero(full))]):
-                whole = _paint(rng, canvas, parts)
-                owner[whole] = len(names)
-                names.append(name)
+                whole = _paint(rng, canvas, parts, _FINISHES[SUPERS[name][0]])
+                owner[whole] = len(drawn)
+                drawn.append((name, kind))
                 areas.append(float(np.count_nonzero(full)))
                 break
-    objects = tuple(_visible(name, owner == number) for number, name in enumerate(names))
+    objects = tuple(_visible(name, kind, owner == number) for number, (name, kind) in enumerate(drawn))
     return SceneImage(_finish(rng, canvas), objects)
 
 
@@ -526,7 +975,6 @@ def write_scenes(out: Path, num: int, seed: int, split: str = "demo") -> Path:
     annotations_dir, images_dir = out / "annotations", out / split
     annotations_dir.mkdir(parents=True, exist_ok=True)
     images_dir.mkdir(parents=True, exist_ok=True)
-    super_of = {name: group for group, names in SUPERCATEGORIES.items() for name in names}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(1, num + 1):
@@ -562,7 +1010,7 @@ def write_scenes(out: Path, num: int, seed: int, split: str = "demo") -> Path:
         "images": images,
         "annotations": annotations,
         "categories": [
-            {"id": number, "name": name, "supercategory": super_of[name]} for name, number in CATEGORIES.items()
+            {"id": number, "name": name, "supercategory": SUPERS[name][0]} for name, number in CATEGORIES.items()
         ],
     }
     path = annotations_dir / f"instances_{split}.json"

@@ -16,6 +16,7 @@ from plgen_ddp.label.rule import Rule
 from plgen_ddp.label.thresholds import ChosenThreshold, best_f_beta, lowest_with_precision
 from plgen_ddp.label.verified import (
     RIGHT_IOU,
+    TAUGHT_IOU,
     Classifier,
     box_features,
     fewest_to_learn_from,
@@ -23,6 +24,7 @@ from plgen_ddp.label.verified import (
     stack_features,
     train,
 )
+from plgen_ddp.label_quality import reliability
 from plgen_ddp.records import Regions
 
 # A learned box score says how likely a box fits an object this well.
@@ -64,22 +66,39 @@ def learn_from_base(rule: Rule, sample: Sequence[SampledImage]) -> Rule:
     return replace(rule, classifier=_train_classifier(rule, sample))
 
 
-def choose_threshold(rule: Rule, sample: Sequence[SampledImage]) -> ChosenThreshold:
-    """The score threshold that `label.threshold` asks for, from the base names of the sample.
+@dataclass(frozen=True, slots=True)
+class OnBaseNames:
+    """What the labels of the base names are worth, labelled as if they were novel.
+
+    Attributes:
+        chosen: the score threshold that `label.threshold` asks for; None where that is fixed.
+        reliability: of all their labels, see `label_quality.reliability`. No annotation of an image decides what a
+            trained classifier says of its boxes, so it holds for images without annotations too.
+    """
+
+    chosen: ChosenThreshold | None
+    reliability: tuple[tuple[int, float, float], ...]
+
+
+def judge_on_base(rule: Rule, sample: Sequence[SampledImage]) -> OnBaseNames:
+    """Labels the base names of the sample and compares them with the base annotations.
 
     Raises:
-        UserError: no image of the sample has a base annotation.
+        UserError: a threshold is to be chosen, and no image of the sample has a base annotation.
     """
     options = rule.options
-    if not any(len(image.base_names) for image in sample):
+    if options.threshold != "fixed" and not any(len(image.base_names) for image in sample):
         raise UserError(
             f"label.threshold is {options.threshold}, which compares labels of base names with base annotations, and "
             "no scored image has any; set label.threshold=fixed and label.score_threshold"
         )
     scores, right, objects = base_labels(rule, sample)
+    chosen = None
     if options.threshold == "precision":
-        return lowest_with_precision(scores, right, objects, options.wanted_precision)
-    return best_f_beta(scores, right, objects, options.f_beta)
+        chosen = lowest_with_precision(scores, right, objects, options.wanted_precision)
+    elif options.threshold == "f_beta_base":
+        chosen = best_f_beta(scores, right, objects, options.f_beta)
+    return OnBaseNames(chosen, reliability(scores, right))
 
 
 def base_labels(rule: Rule, sample: Sequence[SampledImage]) -> tuple[np.ndarray, np.ndarray, int]:
@@ -110,13 +129,14 @@ def _train_classifier(rule: Rule, sample: Sequence[SampledImage]) -> Classifier:
         overlap = ious(image.regions.boxes_xyxy.astype(np.float64), image.base_boxes_xyxy)
         if rule.options.box_score == "verified":
             named = rule.named(image.cosine, "base")
-            rows.append(pair_features(image.regions, named, image.extent))
-            overlap = np.where(named.name[:, None] == image.base_names[None, :], overlap, 0)
-            right.append(overlap.max(axis=1, initial=0) >= RIGHT_IOU)
+            asked = named.likely()
+            rows.append(pair_features(image.regions, named, image.extent, asked))
+            overlap = np.where(named.name[:, None] == image.base_names[None, :], overlap, 0)[asked]
+            right.append(overlap.max(axis=1, initial=0) >= TAUGHT_IOU)
         else:
             rows.append(box_features(image.regions, image.extent))
             right.append(overlap.max(axis=1, initial=0) >= _FITS_IOU)
-        image_ids.append(np.full(len(image.regions.objectness), image.regions.image_id))
+        image_ids.append(np.full(len(right[-1]), image.regions.image_id))
     answers = np.concatenate(right) if right else np.empty(0, bool)
     images = np.concatenate(image_ids) if image_ids else np.empty(0, np.int64)
     if fewest_to_learn_from(answers, images) < _FEWEST:

@@ -63,9 +63,22 @@ def hierarchical(
     Returns:
         float64 (n, c).
     """
-    levels = []
-    for of_words, owner in ((super_probability, super_of), (sub_probability, sub_of)):
-        largest = np.stack([of_words[:, owner == name].max(axis=1) for name in range(probability.shape[1])], axis=1)
-        joint = probability * largest
-        levels.append(joint / np.maximum(joint.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
-    return (levels[0] + levels[1]) / 2
+    upper = confirmed(probability, super_probability, super_of)
+    return (upper + confirmed(probability, sub_probability, sub_of)) / 2
+
+
+def confirmed(probability: np.ndarray, of_words: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """HCC's r of one level: how likely a name is once the level's words have confirmed or contradicted it.
+
+    Args:
+        probability: float64 (n, c), of the names.
+        of_words: float64 (n, words), the level's own softmax.
+        owner: int64 (words,), whose word it is. Every name has at least one.
+
+    Returns:
+        float64 (n, c).
+    """
+    order = np.argsort(owner, kind="stable")
+    largest = np.maximum.reduceat(of_words[:, order], np.searchsorted(owner[order], np.arange(probability.shape[1])), 1)
+    joint = probability * largest
+    return joint / np.maximum(joint.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)

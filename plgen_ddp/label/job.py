@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_limits
 from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
+from plgen_ddp.label.audit import admit, unaudited
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
-from plgen_ddp.label.base_names import SampledImage, choose_threshold, learn_from_base
+from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
 from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.category_embeddings import check_no_embeddings, embeddings_by_id
 from plgen_ddp.label.embed_names import check_name_lengths, embed_names
@@ -24,8 +25,7 @@ from plgen_ddp.label.labels import kept_boxes, label_image
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
-from plgen_ddp.label.rule import Rule
-from plgen_ddp.label.thresholds import ChosenThreshold
+from plgen_ddp.label.rule import Rule, scores_base_names
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import LabelSummary, PseudoLabels, Regions
 from plgen_ddp.store import RegionStore, store_of
@@ -55,10 +55,10 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
 
 
 def label_store(plan: LabelPlan) -> LabelSummary:
-    """Labels the images of the plan from the store and writes the labelled JSON.
+    """Labels the images of the plan from the store and writes the labelled JSON, once its audit finds no leak.
 
     Raises:
-        UserError: no store, an incomplete one, one of other images, or an encoder that is not the store's.
+        UserError: no store, an incomplete one, one of other images, an encoder that is not the store's, or a leak.
     """
     store = store_of(plan.config)
     manifest = store.manifest()
@@ -102,20 +102,22 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
         # cores.
         work = _Work(plan, store, wanted, _base_boxes(plan), pool)
-        rule, chosen = _prepare_rule(work, rule, paths)
+        rule, on_base = _prepare_rule(work, rule, paths)
+        chosen = on_base.chosen if on_base else None
         threshold = chosen.threshold if chosen else plan.config.label.score_threshold
         labels, scored = _label_parts(work, rule, threshold, paths)
     failed = len(plan.image_ids) - len(absent) - scored
     everything = len(plan.image_ids) == len(plan.extents)
     base_annotations = plan.coco.write_labelled(
-        plan.output,
+        unaudited(plan.output),
         set(plan.base_ids),
         labels,
-        provenance(plan, manifest, rule, chosen, len(labels), failed, len(absent)),
+        provenance(plan, manifest, rule, on_base, len(labels), failed, len(absent)),
         image_ids=None if everything else plan.image_ids,
         box_score=plan.config.label.box_score != "objectness",
         categories=categories,
     )
+    admit(plan.output, plan.coco)
     return LabelSummary(plan.output, len(plan.image_ids), failed, len(labels), base_annotations)
 
 
@@ -151,8 +153,8 @@ def _base_boxes(plan: LabelPlan) -> BaseBoxes | None:
     return read_base_boxes(plan.coco, plan.base_ids) if suppresses or learns else None
 
 
-def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule, ChosenThreshold | None]:
-    """The rule with all that it learns from the store, and the threshold that base names choose, if they are to."""
+def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule, OnBaseNames | None]:
+    """The rule with all that it learns from the store, and what base names say of it, where they are asked."""
     options = rule.options
     if options.class_score == "retrieved" and options.box_score != "verified":
         rule = replace(rule, name_classifiers=train_names(_nearest_boxes(work, rule, paths)))
@@ -177,7 +179,7 @@ def _prepare_rule(work: _Work, rule: Rule, paths: Sequence[Path]) -> tuple[Rule,
         if len(sample) >= _SAMPLE // 2:
             break
     rule = learn_from_base(rule, sample)
-    return rule, choose_threshold(rule, sample) if options.threshold != "fixed" else None
+    return rule, judge_on_base(rule, sample) if scores_base_names(options) else None
 
 
 def _nearest_boxes(work: _Work, rule: Rule, paths: Sequence[Path]) -> NearestBoxes:

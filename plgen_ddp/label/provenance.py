@@ -4,9 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 from plgen_ddp import __version__
+from plgen_ddp.label.base_names import OnBaseNames
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.rule import Rule
-from plgen_ddp.label.thresholds import ChosenThreshold
 from plgen_ddp.store import Manifest
 
 
@@ -14,7 +14,7 @@ def provenance(
     plan: LabelPlan,
     manifest: Manifest,
     rule: Rule,
-    chosen: ChosenThreshold | None,
+    on_base: OnBaseNames | None,
     labels: int,
     failed: int,
     absent: int,
@@ -29,22 +29,27 @@ def provenance(
         "version": __version__,
         "store": {"fingerprint": manifest.fingerprint(), "versions": manifest.versions, **manifest.identity},
         "annotations": {"name": plan.coco.path.name, "sha256": plan.coco.sha256},
-        "label": _settings(plan, rule, chosen),
+        "label": _settings(plan, rule, on_base),
         "pseudo_labels": labels,
         "images_failed": failed,
         "images_not_scored": absent,
     }
 
 
-def _settings(plan: LabelPlan, rule: Rule, chosen: ChosenThreshold | None) -> dict[str, Any]:
+def _settings(plan: LabelPlan, rule: Rule, on_base: OnBaseNames | None) -> dict[str, Any]:
     """What decided the labels: the rule's options, what was learned, the names and prompts."""
     label, vocabulary = plan.config.label, plan.vocabulary
     left_out = {"annotations", "vocabulary", "templates", "allow_partial", "output"}
     left_out |= {"text_embeddings", "add_categories", "drop_categories"}  # the categories themselves show them
     settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}
     settings |= {"similarity": rule.similarity.rule, "temperature": rule.similarity.temperature}
-    if chosen is not None:
-        settings |= {"score_threshold": chosen.threshold, "on_base_names": asdict(chosen)}
+    if on_base is not None:
+        if on_base.chosen is not None:
+            settings |= {"score_threshold": on_base.chosen.threshold, "on_base_names": asdict(on_base.chosen)}
+        settings["reliability_on_base_names"] = [
+            {"labels": labels, "confidence": round(stated, 4), "right": round(measured, 4)}
+            for labels, stated, measured in on_base.reliability
+        ]
     if rule.classifier is not None:
         settings["classifier"] = rule.classifier.described()
     if plan.table.levels:

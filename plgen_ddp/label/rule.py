@@ -14,7 +14,7 @@ import numpy as np
 from plgen_ddp.config import LabelConfig
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.box_scores import COLUMNS, column_score, fuse
-from plgen_ddp.label.class_scores import best_names, cosines, hierarchical, probabilities
+from plgen_ddp.label.class_scores import best_names, confirmed, cosines, hierarchical, probabilities
 from plgen_ddp.label.retrieval import NameClassifiers
 from plgen_ddp.label.verified import Classifier, NamedBoxes, box_features, pair_features
 from plgen_ddp.label.vocabulary import Vocabulary
@@ -53,8 +53,9 @@ class NameTable:
 
     def all_names(self, group: Group) -> np.ndarray:
         """The rows of all names, those of the group first."""
-        rows = np.arange(self.novel + self.base + self.others)
-        return np.concatenate([self.asked(group), np.setdiff1d(rows, self.asked(group))])
+        named = self.novel + self.base
+        others = self.novel + np.arange(self.base) if group == "novel" else np.arange(self.novel)
+        return np.concatenate([self.asked(group), others, named + np.arange(self.others)])
 
 
 def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: LabelConfig) -> NameTable:
@@ -79,6 +80,8 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
         groups["novel"] = vocabulary.novel
         if options.threshold != "fixed" and base_names:  # else the rule scores no base name
             groups["base"] = base_names
+    elif options.box_score == "verified" and base_names and _has_hierarchy(vocabulary, base_names):
+        groups |= {"novel": vocabulary.novel, "base": base_names}
     for group, names in groups.items():
         _check_levels(vocabulary, group, names, options)
         found = []
@@ -98,8 +101,19 @@ def needs_base_names(options: LabelConfig) -> bool:
 
 
 def uses_hierarchy(options: LabelConfig) -> bool:
-    """Whether a rule looks at super and sub words; `verified` judges names itself."""
+    """Whether a rule needs super and sub words; `verified` looks at them where there are some."""
     return options.class_score == "hierarchy" and options.box_score != "verified"
+
+
+def _has_hierarchy(vocabulary: Vocabulary, base_names: Sequence[str]) -> bool:
+    """Whether every novel and base name has super and sub words."""
+    names = (*vocabulary.novel, *base_names)
+    return all(level.get(name) for name in names for level in (vocabulary.supers, vocabulary.subs))
+
+
+def scores_base_names(options: LabelConfig) -> bool:
+    """Whether a rule can label base names as if they were novel; a hierarchy of theirs is only read to choose."""
+    return needs_base_names(options) and not (uses_hierarchy(options) and options.threshold == "fixed")
 
 
 def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], options: LabelConfig) -> None:
@@ -179,7 +193,8 @@ class Rule:
         options = self.options
         if options.box_score == "verified":
             named = self.named(cosine, group)
-            score = self._classify(pair_features(regions, named, extent), regions.image_id)
+            rows, score = named.likely(), np.zeros(len(named.name))
+            score[rows] = self._classify(pair_features(regions, named, extent, rows), regions.image_id)
             return ScoredBoxes(named.name, named.probability, score, score)
         name, class_score = self._names(regions, cosine, group)
         if options.box_score == "none":
@@ -197,11 +212,29 @@ class Rule:
         asked = len(self.table.asked(group))
         probability = probabilities(cosine[:, rows], self.similarity)
         name, best = best_names(probability, asked)
+        share = best / np.maximum(probability.sum(axis=1), np.finfo(np.float64).tiny)
+        of_group, levels = probability[:, :asked].sum(axis=1), self._levels(cosine, probability, name, group)
         probability[np.arange(len(name)), name] = 0
         assert self.cosine_mean is not None and self.cosine_deviation is not None, "measured before the first image"
         row = rows[name]
         typical = (cosine[np.arange(len(row)), row] - self.cosine_mean[row]) / self.cosine_deviation[row]
-        return NamedBoxes(name, best, probability.max(axis=1), typical)
+        return NamedBoxes(name, best, share, probability.max(axis=1), of_group, typical, levels)
+
+    def _levels(
+        self, cosine: np.ndarray, probability: np.ndarray, name: np.ndarray, group: Group
+    ) -> tuple[np.ndarray, ...]:
+        """How the super and the sub level confirm each box's name among all names, where they have words."""
+        if not self.table.levels:
+            return ()
+        names = self.table.novel + self.table.base
+        other: Group = "base" if group == "novel" else "novel"
+        found = []
+        for own, others in zip(self.table.levels[group], self.table.levels[other], strict=True):
+            words = np.concatenate([cosine[:, own.columns], cosine[:, others.columns]], axis=1)
+            owner = np.concatenate([own.owner, others.owner + len(self.table.asked(group))])
+            level = confirmed(probability[:, :names], probabilities(words, self.similarity), owner)
+            found.append(level[np.arange(len(name)), name])
+        return tuple(found)
 
     def _names(self, regions: Regions, cosine: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
         """The name of each box and its probability, by `label.class_score`."""

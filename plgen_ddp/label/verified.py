@@ -15,14 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from plgen_ddp.boxes import covered, ious
+from plgen_ddp.boxes import areas, intersections
 from plgen_ddp.label.box_scores import logit
 from plgen_ddp.label.logistic import fit_logistic
 from plgen_ddp.records import EVIDENCE, Regions
 
 FOLDS = 5
-# A pair is right where a base annotation of its name overlaps the box by this IoU.
 RIGHT_IOU = 0.5
+"""A label is right where an annotation of its name overlaps it by this IoU: what thresholds are chosen by."""
+TAUGHT_IOU = 0.6
+"""Verified is taught a stricter IoU than that: it then prefers the box that fits best, and what it says errs on the
+careful side."""
+LIKELY = 0.1
+"""A box whose likeliest name has a smaller share of the probability of all names is not asked about: it scores 0."""
 # Two boxes look at the same object from this IoU on; one box lies in another from this share of its area on.
 _SAME = 0.5
 _INSIDE = 0.8
@@ -35,14 +40,50 @@ class NamedBoxes:
     Attributes:
         name: int64 (n,), index into the names that were asked for.
         probability: float64 (n,), of that name among all names.
+        share: float64 (n,), of that name in the sum over all names; a softmax's probability itself.
         runner_up: float64 (n,), the largest probability of any other name.
+        of_group: float64 (n,), of all names that were asked for together.
         typical: float64 (n,), the name's cosine less its mean over the store, in standard deviations.
+        levels: where the vocabulary has a hierarchy, float64 (n,) of its super level and of its sub level: the name's
+            probability as `class_scores.confirmed` has it; else empty.
     """
 
     name: np.ndarray
     probability: np.ndarray
+    share: np.ndarray
     runner_up: np.ndarray
+    of_group: np.ndarray
     typical: np.ndarray
+    levels: tuple[np.ndarray, ...] = ()
+
+    def likely(self) -> np.ndarray:
+        """Which boxes are worth a question: indices int64, ascending."""
+        return np.flatnonzero(self.share >= LIKELY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """How k of an image's n boxes lie to all of them; no box is its own neighbour.
+
+    Attributes:
+        overlap: IoU float64 (k, n). near: bool (k, n), they look at the same object.
+        inside: bool (k, n), the row's box lies in the column's. around: the other way round.
+    """
+
+    overlap: np.ndarray
+    near: np.ndarray
+    inside: np.ndarray
+    around: np.ndarray
+
+
+def _surroundings(boxes_xyxy: np.ndarray, rows: np.ndarray) -> _Surroundings:
+    shared = intersections(boxes_xyxy[rows], boxes_xyxy)
+    shared[np.arange(len(rows)), rows] = 0
+    area = np.maximum(areas(boxes_xyxy), np.finfo(np.float64).tiny)
+    overlap = shared / (area[rows, None] + area[None, :] - shared)
+    return _Surroundings(
+        overlap, overlap > _SAME, shared > _INSIDE * area[rows, None], shared > _INSIDE * area[None, :]
+    )
 
 
 def box_features(regions: Regions, extent: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -51,56 +92,90 @@ def box_features(regions: Regions, extent: tuple[int, int]) -> dict[str, np.ndar
     Args:
         extent: (width, height) of the image, pixels.
     """
+    rows = np.arange(len(regions.objectness))
+    return _box_features(regions, extent, rows, _surroundings(regions.boxes_xyxy.astype(np.float64), rows))
+
+
+def pair_features(
+    regions: Regions, named: NamedBoxes, extent: tuple[int, int], rows: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Features of boxes with their names, float64 (k,) each, by name; they do not depend on which name it is.
+
+    Args:
+        extent: (width, height) of the image, pixels.
+        rows: the k boxes that are asked about, indices int64; all n by default. All n are their neighbours.
+    """
+    if rows is None:
+        rows = np.arange(len(named.name))
     boxes = regions.boxes_xyxy.astype(np.float64)
+    around = _surroundings(boxes, rows)
+    found = _box_features(regions, extent, rows, around)
+    same_name = named.name[rows, None] == named.name[None, :]
+    probability, strength = named.probability[rows], named.probability * _foreground(regions)
+    found["name_logit"] = logit(probability)
+    found["name_margin"] = np.log(np.maximum(probability, 1e-9)) - np.log(np.maximum(named.runner_up[rows], 1e-9))
+    found["name_typical"] = named.typical[rows]
+    found["any_asked_name"] = logit(named.of_group[rows])
+    for title, level in zip(("name_of_super", "name_of_sub"), named.levels, strict=False):
+        found[title] = logit(level[rows])
+    near = same_name & around.near
+    neighbours = (("near", near), ("containing", same_name & around.inside), ("contained", same_name & around.around))
+    for title, which in neighbours:
+        found[f"same_name_{title}"] = np.log1p(which.sum(axis=1))
+        found[f"same_name_{title}_better"] = _strongest(which, strength) - strength[rows]
+    found["other_name_near"] = _strongest(around.near & ~same_name, named.probability)
+    # The boxes of its name around it and itself, weighed by strength and IoU: their weight, and how well it fits their
+    # mean.
+    weight = np.where(near, around.overlap * strength, 0)
+    weight[np.arange(len(rows)), rows] = strength[rows]
+    total = np.maximum(weight.sum(axis=1), 1e-9)
+    found["same_name_weight"] = np.log(total)
+    found["same_name_fit"] = _paired_iou(boxes[rows], weight @ boxes / total[:, None])
+    return found
+
+
+def _box_features(
+    regions: Regions, extent: tuple[int, int], rows: np.ndarray, around: _Surroundings
+) -> dict[str, np.ndarray]:
+    boxes = regions.boxes_xyxy[rows].astype(np.float64)
     size = boxes[:, 2:] - boxes[:, :2]
-    overlap = ious(boxes, boxes)
-    np.fill_diagonal(overlap, 0)
-    inside = _without_self(covered(boxes, boxes) > _INSIDE)
-    found: dict[str, Any] = {"objectness": logit(regions.objectness.astype(np.float64))}
+    found: dict[str, Any] = {"objectness": logit(regions.objectness[rows].astype(np.float64))}
     for name in EVIDENCE:
         if (column := getattr(regions, name)) is not None:
-            values = column.astype(np.float64)
+            values = column[rows].astype(np.float64)
             found[name] = values if name == "scale_cosine" else logit(values)
     found["log_area"] = np.log(np.maximum(size.prod(axis=1) / (extent[0] * extent[1]), 1e-9))
     found["log_elongation"] = np.abs(np.log(np.maximum(size[:, 0], 1e-3) / np.maximum(size[:, 1], 1e-3)))
     found["at_border"] = (
         (boxes[:, :2] <= 1).any(axis=1) | (boxes[:, 2:] >= np.array(extent, np.float64) - 1).any(axis=1)
     ).astype(np.float64)
-    found["neighbours"] = np.log1p((overlap > _SAME).sum(axis=1))
-    found["containing"] = np.log1p(inside.sum(axis=1))
-    found["contained"] = np.log1p(inside.sum(axis=0))
-    foreground = regions.foreground if regions.foreground is not None else regions.objectness
-    strength = foreground.astype(np.float64)
-    found["outdone"] = strength - np.where(overlap > _SAME, strength[None, :], 0).max(axis=1, initial=0)
-    found["outdone_by_container"] = strength - np.where(inside, strength[None, :], 0).max(axis=1, initial=0)
-    found["outdone_by_part"] = strength - np.where(inside.T, strength[None, :], 0).max(axis=1, initial=0)
+    strength = _foreground(regions)
+    neighbours = (
+        ("neighbours", "outdone", around.near),
+        ("containing", "outdone_by_container", around.inside),
+        ("contained", "outdone_by_part", around.around),
+    )
+    for count, outdone, which in neighbours:
+        found[count] = np.log1p(which.sum(axis=1))
+        found[outdone] = strength[rows] - _strongest(which, strength)
     return found
 
 
-def pair_features(regions: Regions, named: NamedBoxes, extent: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Features of the boxes with their names, float64 (n,) each, by name; they do not depend on which name it is.
+def _foreground(regions: Regions) -> np.ndarray:
+    """The evidence that a box holds an object, whatever its name: float64 (n,), in [0, 1]."""
+    return (regions.objectness if regions.foreground is None else regions.foreground).astype(np.float64)
 
-    Args:
-        extent: (width, height) of the image, pixels.
-    """
-    boxes = regions.boxes_xyxy.astype(np.float64)
-    found = box_features(regions, extent)
-    same_name = _without_self(named.name[:, None] == named.name[None, :])
-    overlap = ious(boxes, boxes)
-    inside = covered(boxes, boxes) > _INSIDE
-    found["name_logit"] = logit(named.probability)
-    found["name_margin"] = np.log(np.maximum(named.probability, 1e-9)) - np.log(np.maximum(named.runner_up, 1e-9))
-    found["name_typical"] = named.typical
-    foreground = regions.foreground if regions.foreground is not None else regions.objectness
-    strength = named.probability * foreground.astype(np.float64)
-    near, containing, contained = same_name & (overlap > _SAME), same_name & inside, same_name & inside.T
-    for title, which in (("near", near), ("containing", containing), ("contained", contained)):
-        found[f"same_name_{title}"] = np.log1p(which.sum(axis=1))
-        best = np.where(which, strength[None, :], 0).max(axis=1, initial=0)
-        found[f"same_name_{title}_better"] = best - strength
-    elsewhere = _without_self(~same_name & (overlap > _SAME))
-    found["other_name_near"] = np.where(elsewhere, named.probability[None, :], 0).max(axis=1, initial=0)
-    return found
+
+def _strongest(which: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """The largest strength (n,) of each row's neighbours `which`, bool (k, n); 0 for a row that has none."""
+    return np.where(which, strength, 0).max(axis=1, initial=0)
+
+
+def _paired_iou(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """IoU of each box with the other in its row, (k,)."""
+    low, high = np.maximum(boxes_xyxy[:, :2], others_xyxy[:, :2]), np.minimum(boxes_xyxy[:, 2:], others_xyxy[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    return shared / np.maximum(areas(boxes_xyxy) + areas(others_xyxy) - shared, np.finfo(np.float64).tiny)
 
 
 def fold_of(image_id: int) -> int:
@@ -184,8 +259,3 @@ def stack_features(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarra
 
 def _folds(image_ids: np.ndarray) -> np.ndarray:
     return np.array([fold_of(image_id) for image_id in image_ids.tolist()], np.int64)
-
-
-def _without_self(pairs: np.ndarray) -> np.ndarray:
-    np.fill_diagonal(pairs, False)
-    return pairs

@@ -41,6 +41,9 @@ def training_identity(config: ProposalTrainingConfig, data: TrainingData, weight
     """What decides the trained weights, by dotted option; files by their content."""
     return config.options_that_decide() | {
         "data.annotations": data.annotations_sha256,
+        "data.pseudo_labels": data.pseudo_labels_sha256,
+        # Without pseudo labels it decides nothing, and a training of an earlier version does not have it.
+        "data.min_confidence": config.data.min_confidence if data.pseudo_labels else None,
         "data.vocabulary": data.base_sha256,
         "detector.config": file_sha256(config.detector_file()),
         "detector.weights": weights and file_sha256(weights),

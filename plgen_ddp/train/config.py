@@ -15,7 +15,7 @@ class TrainingDataConfig:
     """What is learned, and on what recall is measured."""
 
     annotations: str | None = None
-    """COCO-format JSON to train on; training needs it. Only its base annotations are read."""
+    """COCO-format JSON to train on; training needs it. Of its annotations, only the base ones are learned."""
 
     image_root: str | None = decides_nothing(None)
     """Folder of the images; training needs it. Either COCO's root, or the folder that holds the files themselves."""
@@ -25,11 +25,22 @@ class TrainingDataConfig:
     name of one in configs/vocabularies, a list of novel names, or such a mapping. Without `base`, every other category
     is base. Training needs it."""
 
+    pseudo_labels: str | None = None
+    """A labelled JSON of the same images, for a second round: its pseudo labels are learned beside the base
+    annotations. It is audited against `data.annotations` first. A pseudo label has no mask and teaches the mask head
+    nothing. null: base annotations only."""
+
+    min_confidence: float = 0.0
+    """Pseudo labels of a lower confidence (0 to 1) are not learned."""
+
     validation_annotations: str | None = decides_nothing(None)
     """COCO-format JSON with base and novel annotations, on which recall is measured. null: recall is not measured."""
 
     validation_image_root: str | None = decides_nothing(None)
     """Folder of the validation images. null: `data.image_root`."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.min_confidence <= 1, "data.min_confidence", self.min_confidence, "a number from 0 to 1")
 
 
 @dataclass(frozen=True)

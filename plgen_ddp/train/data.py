@@ -1,7 +1,7 @@
 """What a detector training reads of its COCO-format JSON files. Knows neither detectron2 nor torch's loaders.
 
-Only the annotations of base categories are ever decoded, so nothing downstream can see a novel one. All of them become
-one class.
+Only the annotations of base categories become objects, and with `data.pseudo_labels` the pseudo labels of a labelled
+JSON. All of them become one class. The audit of that JSON alone decodes novel annotations, and it returns none of them.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from plgen_ddp.image_files import ImageIndex, index_images
 from plgen_ddp.label.vocabulary import read_vocabulary
 from plgen_ddp.options import given
 from plgen_ddp.train.config import ProposalTrainingConfig
+from plgen_ddp.train.pseudo_labels import read_pseudo_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class TrainingObject:
     Attributes:
         box_xywh: original pixels.
         mask: polygons float64 (x0, y0, x1, ...) in original pixels, or COCO's compressed run lengths with the keys
-            `size` (height, width) and `counts`; None where the detector learns no masks.
+            `size` (height, width) and `counts`; None for a pseudo label, and where the detector learns no masks.
     """
 
     box_xywh: tuple[float, float, float, float]
@@ -37,7 +38,10 @@ class TrainingObject:
 
 @dataclass(frozen=True, slots=True)
 class TrainingImage:
-    """One image to learn from, `height` x `width` pixels; `objects` are those of base categories, none a crowd."""
+    """One image to learn from, `height` x `width` pixels.
+
+    `objects` are those of base categories, none a crowd, then the pseudo labels.
+    """
 
     image_id: int
     path: Path
@@ -62,12 +66,16 @@ class TrainingData:
     Attributes:
         images: in ascending id, each with an object.
         annotations_sha256, base_sha256: digests of the JSON's content and of the ids of its base categories.
+        pseudo_labels_sha256: digest of the content of `data.pseudo_labels`; None without it.
+        pseudo_labels: how many of the objects are pseudo labels.
         validation: None without `data.validation_annotations`.
     """
 
     images: list[TrainingImage]
     annotations_sha256: str
     base_sha256: str
+    pseudo_labels_sha256: str | None
+    pseudo_labels: int
     validation: GroundTruth | None
 
     @property
@@ -83,12 +91,12 @@ def read_training_data(config: ProposalTrainingConfig, *, with_masks: bool) -> T
         with_masks: whether the detector learns masks. An annotation without a mask is then left out.
 
     Raises:
-        UserError: a missing option or file, or no base annotation to learn from.
+        UserError: a missing option or file, no base annotation to learn from, or what `read_pseudo_labels` raises.
     """
     path = Path(given(config.data.annotations))
     coco = CocoFile(path, "data.annotations")
-    split = read_vocabulary(config, "data.vocabulary").of_json(coco, "data.vocabulary")
-    _, base_ids = split.category_ids(coco.categories(), "data.vocabulary")
+    vocabulary = read_vocabulary(config, "data.vocabulary").of_json(coco, "data.vocabulary")
+    _, base_ids = vocabulary.category_ids(coco.categories(), "data.vocabulary")
     annotations = coco.annotations(base_ids)
     if not annotations:
         raise UserError(f"data.annotations: {path} has no annotation of a base category of data.vocabulary")
@@ -100,12 +108,16 @@ def read_training_data(config: ProposalTrainingConfig, *, with_masks: bool) -> T
         mask = _mask(annotation) if with_masks else None
         if mask or not with_masks:
             objects.setdefault(annotation.image_id, []).append(TrainingObject(annotation.bbox, mask))
-    used = [image for image in coco.images() if image.id in objects]
-    if not used:
+    if not objects:
         raise UserError(
             f"data.annotations: no base annotation of {path} has a mask to learn from; "
             "give one, or set MODEL.MASK_ON: false in detector.config"
         )
+    pseudo = read_pseudo_labels(config, coco, vocabulary.novel)
+    if pseudo is not None:
+        for image_id, box in zip(pseudo.image_ids.tolist(), pseudo.boxes_xywh.tolist(), strict=True):
+            objects.setdefault(image_id, []).append(TrainingObject(tuple(box), None))
+    used = [image for image in coco.images() if image.id in objects]
     index = index_images(used, given(config.data.image_root), path)
     _check_files(index, "data.image_root")
     images = [
@@ -113,7 +125,14 @@ def read_training_data(config: ProposalTrainingConfig, *, with_masks: bool) -> T
         for position, image in enumerate(used)
     ]
     base_sha256 = hashlib.sha256(json.dumps(sorted(base_ids)).encode()).hexdigest()
-    return TrainingData(images, coco.sha256, base_sha256, _read_ground_truth(config))
+    return TrainingData(
+        images=images,
+        annotations_sha256=coco.sha256,
+        base_sha256=base_sha256,
+        pseudo_labels_sha256=None if pseudo is None else pseudo.sha256,
+        pseudo_labels=0 if pseudo is None else len(pseudo.image_ids),
+        validation=_read_ground_truth(config),
+    )
 
 
 def _mask(annotation: Annotation) -> list[np.ndarray] | dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,11 +15,24 @@ from plgen_ddp.train.config import ProposalTrainingConfig, TrainConfig
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # as in plgen_ddp.score.mask_rcnn
     from detectron2.config import CfgNode
-    from detectron2.modeling import build_model
+    from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_model
     from detectron2.solver import build_optimizer as build_sgd
     from detectron2.solver import get_default_optimizer_params
     from detectron2.solver.build import maybe_add_gradient_clipping
     from detectron2.utils.file_io import PathManager
+
+
+@ROI_HEADS_REGISTRY.register()
+class HeadsWithoutSomeMasks(StandardROIHeads):
+    """detectron2's heads, whose mask head learns nothing of an object without a mask (`gt_has_mask`).
+
+    Such an object teaches the RPN and the box head as any other does.
+    """
+
+    def _forward_mask(self, features: Any, instances: Any) -> Any:
+        if self.training:  # an image without objects has no such column, and no foreground for the mask head
+            instances = [item[item.gt_has_mask] if item.has("gt_has_mask") else item for item in instances]
+        return super()._forward_mask(features, instances)
 
 
 def learns_masks(config: ProposalTrainingConfig) -> bool:
@@ -48,13 +62,27 @@ def fetch_initial_weights(config: ProposalTrainingConfig) -> Path | None:
     return path
 
 
-def training_cfg(config: ProposalTrainingConfig, device: torch.device, *, run_lengths: bool) -> CfgNode:
+def training_cfg(
+    config: ProposalTrainingConfig, device: torch.device, *, run_lengths: bool, boxes_alone: bool
+) -> CfgNode:
     """The detector's configuration with this training's solver, in detectron2's keys.
 
     Args:
         run_lengths: whether some masks are run lengths.
+        boxes_alone: whether some objects have no mask, as pseudo labels have none.
+
+    Raises:
+        UserError: the detector's mask head belongs to heads that cannot leave such objects out.
     """
     cfg, options = read_detector_config(config.detector_file()), config.train
+    if boxes_alone and cfg.MODEL.MASK_ON:
+        heads = cfg.MODEL.ROI_HEADS.NAME
+        if heads != "StandardROIHeads":
+            raise UserError(
+                f"data.pseudo_labels: MODEL.ROI_HEADS.NAME of detector.config is {heads!r}; objects without masks need "
+                "'StandardROIHeads', or MODEL.MASK_ON: false"
+            )
+        cfg.MODEL.ROI_HEADS.NAME = HeadsWithoutSomeMasks.__name__
     cfg.MODEL.DEVICE = str(device)
     cfg.SOLVER.MAX_ITER = options.steps
     cfg.SOLVER.IMS_PER_BATCH = options.images_per_step

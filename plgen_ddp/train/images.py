@@ -92,6 +92,7 @@ class TrainingImages(Dataset[dict[str, Any] | None]):
         self._rgb = options["image_format"] == "RGB"
         self._mask_format = options["instance_mask_format"]
         self._boxes_from_masks = options["recompute_boxes"]  # a random crop cuts masks and boxes differently
+        self._masks = cfg.MODEL.MASK_ON
 
     def __len__(self) -> int:
         return len(self._images)
@@ -120,18 +121,30 @@ class TrainingImages(Dataset[dict[str, Any] | None]):
         return list((self._pool.map if self._pool else map)(self.__getitem__, keys))
 
     def _instances(self, objects: Sequence[TrainingObject], transforms: Any, shape: tuple[int, int]) -> Any:
-        """detectron2's ground truth of one image: boxes, masks, and class 0 for all."""
+        """detectron2's ground truth of one image: boxes, masks, and class 0 for all.
+
+        An object without a mask has its box there, because detectron2 drops objects without one; `gt_has_mask`, bool
+        (n,), says for which objects the mask is real.
+        """
         rows: list[dict[str, Any]] = [
             {"bbox": list(item.box_xywh), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0} for item in objects
         ]
         for row, item in zip(rows, objects, strict=True):
-            if item.mask is not None:  # a copy: the transforms move polygons in place
-                row["segmentation"] = copy.deepcopy(item.mask)
+            if self._masks:  # a copy: the transforms move polygons in place
+                row["segmentation"] = [_outline(item.box_xywh)] if item.mask is None else copy.deepcopy(item.mask)
         moved = [transform_instance_annotations(row, transforms, shape) for row in rows]
         instances = annotations_to_instances(moved, shape, mask_format=self._mask_format)
+        if self._masks:
+            instances.gt_has_mask = torch.tensor([item.mask is not None for item in objects])
         if self._boxes_from_masks:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return filter_empty_instances(instances)
+
+
+def _outline(box_xywh: tuple[float, float, float, float]) -> np.ndarray:
+    """A box as a polygon, float64 (8,): x, y of its corners in turn."""
+    x, y, width, height = box_xywh
+    return np.array([x, y, x + width, y, x + width, y + height, x, y + height], np.float64)
 
 
 class _Seeded(T.Augmentation):

@@ -53,7 +53,7 @@ def train(
         lambda: prepare_device(RunConfig(device=config.run.device, threads=config.run.threads), world.local_rank)
     )
     with _detectron2_lines(world.rank):
-        cfg = training_cfg(config, device, run_lengths=data.has_run_lengths)
+        cfg = training_cfg(config, device, run_lengths=data.has_run_lengths, boxes_alone=data.pseudo_labels > 0)
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank
         model = world.once_a_node(lambda: build_detector(cfg, weights))
         optimizer = build_optimizer(cfg, config.train, model)

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 import plgen_ddp.demo
 from plgen_ddp.demo import scenes
-from plgen_ddp.demo.scenes import BASE, CATEGORIES, NOVEL, SEEDS, draw_scene, main, write_scenes
+from plgen_ddp.demo.scenes import BASE, CATEGORIES, CHOICE, KINDS, NOVEL, SEEDS, SUPERS, draw_scene, main, write_scenes
 
 DATA = Path(plgen_ddp.demo.__file__).parent / "data"
 EMBEDDED = DATA / "annotations" / "instances_demo.json"
@@ -40,12 +40,46 @@ def test_seed_ranges_are_disjoint() -> None:
     ranges = sorted(SEEDS.values(), key=lambda seeds: seeds.start)
     assert all(len(seeds) for seeds in ranges)
     assert all(left.stop <= right.start for left, right in itertools.pairwise(ranges))
+    assert len(CHOICE) == 300 and set(CHOICE) <= set(SEEDS["val"])
 
 
 def test_vocabulary_file_lists_the_same_names() -> None:
     path = Path(__file__).parents[2] / "configs" / "vocabularies" / "demo.yaml"
     vocabulary = yaml.safe_load(path.read_text())
-    assert vocabulary == {"base": list(BASE), "novel": list(NOVEL)}
+    assert (vocabulary["base"], vocabulary["novel"]) == (list(BASE), list(NOVEL))
+    assert vocabulary["subs"] == {name: list(kinds) for name, kinds in KINDS.items()}
+    assert vocabulary["supers"] == {name: list(general) for name, general in SUPERS.items()}
+
+
+def test_every_name_has_kinds_and_more_general_names_of_its_own_level() -> None:
+    """No word is on two levels, no kind belongs to two names, and some novel names share their group with base ones."""
+    assert KINDS.keys() == SUPERS.keys() == {*BASE, *NOVEL}
+    kinds = [kind for own in KINDS.values() for kind in own]
+    general = {word for own in SUPERS.values() for word in own}
+    assert min(map(len, KINDS.values())) >= 3 and len(set(kinds)) == len(kinds)
+    assert {len(own) for own in SUPERS.values()} <= {2, 3}
+    assert len({*kinds, *general, *BASE, *NOVEL}) == len(kinds) + len(general) + 18
+    for name in ("heart", "fish", "mushroom"):
+        assert {SUPERS[base][0] for base in BASE} & {SUPERS[name][0]}
+
+
+def test_objects_are_of_all_kinds_and_say_which() -> None:
+    seen = {(item.name, item.kind) for seed in range(100_300, 100_500) for item in draw_scene(seed).objects}
+    assert seen == {(name, kind) for name, kinds in KINDS.items() for kind in kinds}
+
+
+@pytest.mark.parametrize("name", [*BASE, *NOVEL])
+def test_kinds_of_a_name_look_different(name: str) -> None:
+    """Drawn from the same random numbers, in one colour a tone, two kinds differ in a tenth of their pixels or more."""
+    pictures = []
+    for drawing in scenes._DRAWINGS[name].values():
+        canvas = np.zeros((80, 80), np.uint8)
+        for part in drawing(np.random.default_rng(0)):
+            cover = scenes._coverage([40 + 38 * contour for contour in part.contours], 80, 80)
+            canvas[cover > 127] = {"body": 1, "accent": 2, "detail": 3}[part.tone]
+        pictures.append(canvas)
+    for one, other in itertools.combinations(pictures, 2):
+        assert (one != other).sum() > 0.1 * min((one > 0).sum(), (other > 0).sum())
 
 
 def test_command_line_writes_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,9 +121,9 @@ def test_boxes_areas_and_polygons_describe_one_mask(tmp_path: Path) -> None:
         assert annotation["iscrowd"] == 0
 
 
-@pytest.mark.parametrize("name", [*BASE, *NOVEL])
-def test_an_object_is_where_its_box_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a plain background nothing but the object differs from it, so the box can be read off the pixels."""
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in KINDS.items() for kind in kinds])
+def test_an_object_is_where_its_mask_says(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a plain background nothing but the object differs from it, so the mask can be read off the pixels."""
 
     def plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         return np.full((height, width, 3), 255, np.float32)
@@ -97,8 +131,8 @@ def test_an_object_is_where_its_box_says(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(scenes, "_background", plain)
     rng = np.random.default_rng(5)
     canvas = plain(rng, 240, 320)
-    parts = scenes._placed(rng, name, 240, 320)
-    mask = scenes._paint(rng, canvas, parts)
+    parts = scenes._placed(rng, scenes._DRAWINGS[name][kind], 240, 320)
+    mask = scenes._paint(rng, canvas, parts, scenes._FINISHES[SUPERS[name][0]])
     change = 255 - canvas.min(axis=2)
     near = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) > 0
     assert not (change[~near] > 120).any()  # a shadow on white changes it by less
@@ -130,6 +164,16 @@ def test_bad_arguments_name_themselves(
     with pytest.raises(SystemExit):
         main([*arguments, "--out", str(tmp_path)])
     assert complaint in capsys.readouterr().err
+
+
+def test_a_ring_does_not_end_its_scene() -> None:
+    """Its hole hides nothing of it: other objects still find a place after it."""
+    after = [
+        len(objects) - 1 - [item.name for item in objects].index("ring")
+        for objects in (draw_scene(seed).objects for seed in range(100_500, 100_600))
+        if "ring" in [item.name for item in objects]
+    ]
+    assert len(after) > 10 and np.mean(after) > 1.5
 
 
 def test_embedded_scenes_are_small_and_enough() -> None:

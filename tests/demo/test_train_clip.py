@@ -1,4 +1,4 @@
-"""The demo's CLIP: the public loader takes it, it knows its 18 names, and its training repeats itself."""
+"""The demo's CLIP: the public loader takes it, it knows its words, and its training repeats itself."""
 
 import zipfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from clip.model import CLIP
 
 import plgen_ddp.demo
 from plgen_ddp.demo import train_clip
-from plgen_ddp.demo.scenes import NOVEL, SEEDS, draw_scene
+from plgen_ddp.demo.scenes import KINDS, NOVEL, SEEDS, SUPERS, draw_scene
 from plgen_ddp.train.weights import write_small_weights
 
 WEIGHTS = Path(plgen_ddp.demo.__file__).parent / "weights" / "clip.pt"
@@ -47,13 +47,25 @@ def test_crops_equal_clips_own_preprocessing() -> None:
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_knows_its_names_on_fresh_scenes(model: CLIP) -> None:
-    result = train_clip.evaluate(model, SEEDS["val"][50_000:50_010])
-    assert result.boxes > 35
-    assert result.accuracy > 0.9
-    assert result.novel_found > 0.85
-    assert result.base_taken < 0.12
-    assert result.background_taken < 0.05
+@pytest.fixture(scope="module")
+def evaluation(model: CLIP) -> train_clip.Evaluation:
+    """On validation scenes that no figure in the docs is from."""
+    return train_clip.evaluate(model, SEEDS["val"][50_000:50_020])
+
+
+def test_knows_names_kinds_and_general_names_well_but_not_perfectly(evaluation: train_clip.Evaluation) -> None:
+    # 0.74, 0.70, 0.48 and 0.77 on these scenes
+    assert evaluation.boxes > 80
+    assert 0.6 < evaluation.accuracy < 0.95
+    assert evaluation.accuracy_novel > 0.55
+    assert evaluation.kind > 0.35
+    assert evaluation.general > 0.6
+
+
+def test_is_sure_of_novel_names_on_base_objects_too(evaluation: train_clip.Evaluation) -> None:
+    """As the web's CLIP: nothing taught it that an object's name may be missing among those asked for."""
+    assert evaluation.novel_found > 0.5  # 0.61 on these scenes
+    assert evaluation.base_taken > 0.3  # 0.46; it was 0.01 when crops were taught to stay flat there
 
 
 def test_wording_hardly_matters(model: CLIP) -> None:
@@ -74,41 +86,72 @@ def test_a_word_it_never_learned_is_near_no_name(model: CLIP) -> None:
     assert float((strangers @ names.T).max()) < float(between_names) + 0.05
 
 
-def test_iou_and_targets() -> None:
+def test_kinds_are_near_their_names_and_general_names_near_theirs(model: CLIP) -> None:
+    texts = train_clip.text_embeddings(model, train_clip.TEXTS)
+    names, kinds, supers = texts.split(train_clip.LEVELS)
+    owner = [name for name in train_clip.NAMES for _ in KINDS[name]]
+    assert [train_clip.NAMES[i] for i in (kinds @ names.T).argmax(dim=1).tolist()] == owner
+    near = supers @ names.T
+    for row, general in enumerate(train_clip.SUPER_NAMES):
+        own = torch.tensor([general in SUPERS[name] for name in train_clip.NAMES])
+        assert near[row, own].min() > near[row, ~own].max()
+
+
+def test_iou_and_what_a_crop_shows() -> None:
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 40]], dtype=float)
     others = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], dtype=float)
     np.testing.assert_allclose(train_clip._iou(boxes, others), [[1, 1 / 3, 0], [0, 0, 0.5]])
-    low, high = train_clip.IOU_RAMP
-    targets = train_clip._targets(np.array([3, 3, 3]), np.array([low, (low + high) / 2, high]))
-    np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
-    assert targets.argmax(axis=1).tolist()[::2] == [len(train_clip.TEXTS) - 1, 3]
-    assert (np.diff(targets[:, 3]) > 0).all()
+    np.testing.assert_allclose(train_clip._shown(others, boxes), [[1, 0], [0.5, 0], [0, 0.5]])
+    far = np.array([[12, 12, 16, 16], [40, 40, 50, 60]], dtype=float)
+    assert train_clip._nearest(np.concatenate([others, far]), boxes).tolist() == [0, 0, 1, 0, 1]
 
 
-def test_random_vocabularies_hold_the_own_name_every_other_time() -> None:
-    count, label, names = 2000, 4, len(train_clip.NAMES)
-    targets = torch.from_numpy(train_clip._targets(np.full(count, label), np.ones(count)))
-    chosen = train_clip._vocabularies(targets, torch.Generator().manual_seed(0))
-    assert (chosen.sum(dim=1) == train_clip.VOCABULARY).all()
-    shares = chosen.float().mean(dim=0)
-    assert float(shares[label]) == pytest.approx(0.5, abs=0.05)
-    others = shares[torch.arange(names) != label]
-    assert float(others.min()) > 0.25
-    assert float(others.max()) < 0.4
+def test_crops_are_loose_shifted_and_partial() -> None:
+    boxes = np.array([[140, 100, 180, 140]], dtype=float)
+    rng = np.random.default_rng(0)
+    crops = np.concatenate([train_clip._loose_boxes(rng, boxes, (320, 240), 1.0)[0] for _ in range(50)])
+    shown = train_clip._shown(crops, boxes)[:, 0]
+    sizes = np.sqrt(np.prod(crops[:, 2:] - crops[:, :2], axis=1)) / 40
+    assert sizes.min() < 0.6 and sizes.max() > 2.2
+    assert (shown < 0.5).mean() > 0.15 and (shown > 0.95).mean() > 0.2
+    assert shown.min() > 0
+    assert (train_clip._iou(crops, boxes) > 0.5).mean() < 0.5
+    start = train_clip._loose_boxes(rng, boxes, (320, 240), 0.0)[0]
+    assert train_clip._iou(start, boxes).min() > 0.6
 
 
-def test_loss_wants_a_flat_answer_when_the_name_is_not_asked_for() -> None:
-    """Leaning to a wrong name costs more than standing equally far from all names of the vocabulary."""
+def test_captions_name_something_that_the_crop_shows() -> None:
+    boxes = np.array([[0, 0, 20, 20], [22, 0, 42, 20], [200, 200, 220, 220]], dtype=float)
+    crops, about = np.tile([0.0, 0.0, 42.0, 20.0], (2000, 1)), np.zeros(2000, int)
+    named = train_clip._captioned(np.random.default_rng(0), crops, boxes, about, 1.0)
+    assert set(named.tolist()) == {0, 1}
+    assert (named == 1).mean() == pytest.approx(train_clip.OTHER, abs=0.04)
+    tight = np.tile([0.0, 0.0, 20.0, 20.0], (100, 1))
+    assert not train_clip._captioned(np.random.default_rng(0), tight, boxes, about[:100], 1.0).any()
+
+
+def test_captions_use_all_levels() -> None:
+    rng = np.random.default_rng(0)
+    cup, mug = train_clip.NAMES.index("cup"), train_clip.KIND_NAMES.index("mug")
+    said = [train_clip.TEXTS[train_clip._caption(rng, cup, mug)] for _ in range(600)]
+    assert set(said) == {"cup", "mug", *SUPERS["cup"]}
+    assert said.count("cup") / 600 == pytest.approx(train_clip.CAPTION[0], abs=0.08)
+
+
+def test_a_caption_is_set_against_its_own_level_alone() -> None:
+    """An image of a mug that is named "mug" pays for looking like a teacup, and not for looking like a cup."""
     texts = train_clip._text_targets(torch.Generator().manual_seed(0))
-    targets = torch.zeros(1, len(train_clip.TEXTS))
-    targets[0, 0] = 1.0
-    vocabulary = torch.zeros(1, len(train_clip.NAMES), dtype=torch.bool)
-    vocabulary[0, 6:12] = True
-    straight = train_clip._loss(texts[:1], texts, targets, vocabulary)
-    leaning = train_clip._loss(texts[:1] + 0.3 * texts[7:8], texts, targets, vocabulary)
-    elsewhere = train_clip._loss(texts[:1] + 0.3 * texts[3:4], texts, targets, vocabulary)
-    assert leaning > elsewhere + 0.05
-    assert leaning > straight + 0.05
+    mug, teacup, cup, key = (train_clip.TEXTS.index(text) for text in ("mug", "teacup", "cup", "key"))
+    caption = torch.tensor([mug])
+
+    def loss(image: torch.Tensor) -> float:
+        return float(train_clip._loss(image[None], texts, caption))
+
+    straight = loss(texts[mug])
+    assert loss(texts[mug] + texts[teacup]) > straight + 0.1
+    assert loss(texts[cup]) < loss(texts[key])
+    expected = (texts[mug] @ texts[18:72].T / train_clip.TEMPERATURE).log_softmax(0)[mug - 18]
+    assert straight == pytest.approx(-float(expected), abs=1e-4)
 
 
 def test_training_repeats_itself_and_the_file_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ PRESETS = sorted(path.stem for path in CONFIGS.glob("coco_*.yaml"))
 
 
 def test_every_family_has_its_preset():
-    families = {"vlplm", "marvelovd", "sasdet", "dstdet", "hcc", "aggdet"}
+    families = {"vlplm", "marvelovd", "sasdet", "dstdet", "hcc", "aggdet", "lpovod", "best"}
     assert {f"coco_{family}" for family in families} <= set(PRESETS)
 
 
@@ -50,9 +50,32 @@ def test_the_header_of_a_preset_has_its_command(preset):
         ("sasdet", {"box_score": "objectness", "fusion": "mean", "objectness_weight": 0.5, "score_threshold": 0.9}),
         ("dstdet", {"class_score": "all", "require_novel": True, "fusion": "class_only", "score_threshold": 0.8}),
         ("hcc", {"class_score": "hierarchy", "box_score": "learned", "score_threshold": 0.8, "box_threshold": 0.3}),
+        (
+            "lpovod",
+            {"class_score": "retrieved", "fusion": "class_only", "box_score": "objectness", "box_threshold": 0.5},
+        ),
+        ("best", {"box_score": "verified", "threshold": "f_beta_base", "suppress": ["inside", "base_iou"]}),
         ("aggdet", {"box_score": "agreement", "fusion": "geometric", "threshold": "f_beta_base"}),
     ],
 )
 def test_a_preset_has_the_published_rule(preset, options):
     label = asdict(load_config(f"coco_{preset}").label)
     assert {name: label[name] for name in options} == options
+
+
+DATA_SET = ("annotations", "vocabulary", "templates", "temperature", "allow_partial", "output")
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in CONFIGS.glob("demo_*.yaml")))
+def test_a_preset_of_the_demo_has_the_rule_of_cocos_and_the_rest_of_the_demo(preset):
+    """Where COCO has one of that name."""
+    config, demo = load_config(preset), load_config("demo")
+    for section in ("data", "detector", "proposals", "clip", "run"):
+        assert getattr(config, section) == getattr(demo, section), section
+    assert all(getattr(config.label, name) == getattr(demo.label, name) for name in DATA_SET)
+    family = preset.removeprefix("demo_")
+    if f"coco_{family}" in PRESETS:
+        expected = asdict(load_config(f"coco_{family}").label)
+        assert {name: value for name, value in asdict(config.label).items() if name not in DATA_SET} == {
+            name: value for name, value in expected.items() if name not in DATA_SET
+        }

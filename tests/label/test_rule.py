@@ -110,6 +110,32 @@ def test_names_and_class_scores_are_the_plain_formulas(seed, count, options):
         np.testing.assert_array_equal(scored.box_score, image.objectness.astype(float))
 
 
+@settings(deadline=None)
+@given(SEEDS, st.integers(0, 3), st.sampled_from(["novel", "base"]))
+def test_what_verified_knows_of_a_boxs_name_is_the_plain_formula(seed, count, group):
+    rule, known = rule_of(LabelConfig(box_score="verified"), seed)
+    words = len(rule.table.words)
+    rule = replace(rule, cosine_mean=np.zeros(words), cosine_deviation=np.ones(words))
+    image = regions_of(seed, count)
+    asked, others = (NAMES.novel, BASE) if group == "novel" else (BASE, NAMES.novel)
+    names = [*asked, *others]
+    named = rule.named(rule.cosines(image), group)
+    for box in range(count):
+        p = softmax(image.embeddings[box], [*names, *NAMES.distractors], known)
+        best = max(range(len(asked)), key=lambda place: p[place])
+        assert p[named.name[box]] == pytest.approx(p[best], rel=1e-5)
+        assert named.probability[box] == pytest.approx(p[best], rel=1e-5)
+        assert named.share[box] == pytest.approx(p[best], rel=1e-5)
+        assert named.of_group[box] == pytest.approx(sum(p[: len(asked)]), rel=1e-5)
+        assert named.runner_up[box] == pytest.approx(max(p[:best] + p[best + 1 :]), rel=1e-5)
+        for level, found in zip((NAMES.supers, NAMES.subs), named.levels, strict=True):
+            owned = [(name, word) for name in names for word in level[name]]
+            of_word = softmax(image.embeddings[box], [word for _, word in owned], known)
+            z = [max(q for (name, _), q in zip(owned, of_word, strict=True) if name == one) for one in names]
+            total = sum(one * other for one, other in zip(p, z, strict=False))
+            assert found[box] == pytest.approx(p[best] * z[best] / total, rel=1e-5)
+
+
 def test_only_boxes_whose_likeliest_name_is_novel_count_where_that_is_required():
     free, _ = rule_of(LabelConfig(class_score="all"), 3)
     strict = replace(free, options=LabelConfig(class_score="all", require_novel=True))
@@ -156,13 +182,13 @@ def test_names_without_super_or_sub_words_are_refused_when_it_is_planned():
     [
         ({}, 3, 1),
         ({"box_score": "learned"}, 3, 1),  # it knows boxes and base annotations, and no name
-        ({"box_score": "verified"}, 5, 1),
+        ({"box_score": "verified"}, 5, 1 + 10 + 12),  # where every name has both levels
         ({"threshold": "f_beta_base"}, 5, 1),
         ({"class_score": "all"}, 5, 1),
         ({"class_score": "retrieved"}, 5, 1),
         ({"class_score": "hierarchy", "box_score": "learned"}, 3, 1 + 6 + 6),
         ({"class_score": "hierarchy", "threshold": "precision"}, 5, 1 + 10 + 12),
-        ({"class_score": "hierarchy", "box_score": "verified"}, 5, 1),
+        ({"class_score": "hierarchy", "box_score": "verified"}, 5, 1 + 10 + 12),
     ],
 )
 def test_a_rule_embeds_only_the_words_that_it_looks_at(options, names, others):

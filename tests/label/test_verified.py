@@ -38,7 +38,13 @@ def image_of(seed, count):
     objectness, *evidence = random.random((5, count)).astype(np.float32)
     probability = random.uniform(0.3, 1, count)
     named = NamedBoxes(
-        random.integers(0, 3, count), probability, (1 - probability) * 0.9, random.standard_normal(count)
+        name=random.integers(0, 3, count),
+        probability=probability,
+        share=probability,
+        runner_up=(1 - probability) * 0.9,
+        of_group=random.uniform(probability, 1),
+        typical=random.standard_normal(count),
+        levels=tuple(random.random((2, count))),
     )
     return Regions(1, boxes, objectness, np.empty((count, 0), np.float16), *evidence), named
 
@@ -80,6 +86,30 @@ def test_what_the_neighbours_say_is_what_a_loop_over_pairs_finds(seed, count):
             assert found[f"outdone{title}"][one] == pytest.approx(foreground[one] - best)
         elsewhere = max((named.probability[o] for o in near - same), default=0)
         assert found["other_name_near"][one] == pytest.approx(elsewhere)
+        weights = {one: strength[one]} | {
+            o: strength[o] * shared[o] / (area(box) + area(boxes[o]) - shared[o]) for o in near & same
+        }
+        total = sum(weights.values())
+        assert found["same_name_weight"][one] == pytest.approx(np.log(max(total, 1e-9)))
+        if total > 1e-6:
+            mean = [sum(weight * boxes[o][side] for o, weight in weights.items()) / total for side in range(4)]
+            union = area(box) + area(mean) - overlap(box, mean)
+            assert found["same_name_fit"][one] == pytest.approx(overlap(box, mean) / union)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 8))
+def test_the_boxes_that_are_asked_about_have_the_features_that_they_have_among_all(seed, count):
+    regions, named = image_of(seed, count)
+    rows = np.flatnonzero(np.random.default_rng(seed).random(count) < 0.5)
+    every, some = pair_features(regions, named, EXTENT), pair_features(regions, named, EXTENT, rows)
+    for title, column in every.items():
+        np.testing.assert_allclose(some[title], column[rows], rtol=1e-12, atol=1e-12)
+
+
+def test_a_box_whose_name_is_unlikely_is_not_asked_about():
+    _, named = image_of(5, 4)
+    unsure = replace(named, share=np.array([0.5, 0.0999, 0.1, 0.0]))
+    assert unsure.likely().tolist() == [0, 2]
 
 
 def test_features_know_no_name_and_leave_out_evidence_that_is_not_there():
@@ -88,6 +118,7 @@ def test_features_know_no_name_and_leave_out_evidence_that_is_not_there():
     one, other = (pair_features(regions, names, EXTENT) for names in (named, renamed))
     for title in one:
         np.testing.assert_array_equal(one[title], other[title])
+    assert set(one) - set(pair_features(regions, replace(named, levels=()), EXTENT)) == {"name_of_super", "name_of_sub"}
     bare = replace(regions, **dict.fromkeys(EVIDENCE))
     assert set(box_features(regions, EXTENT)) - set(box_features(bare, EXTENT)) == set(EVIDENCE)
 
@@ -318,7 +349,8 @@ def test_a_threshold_from_base_names_needs_base_annotations(demo_words, tmp_path
 
 def test_a_hierarchy_is_recorded_and_a_vocabulary_without_one_is_refused(demo_words, tmp_path, capsys):
     hierarchy = "label.class_score=hierarchy"
-    line = mistake(demo_words, capsys, f"label.output={tmp_path / 'x.json'}", hierarchy)
+    plain_names = "label.vocabulary=[heart, fish, mushroom, umbrella, key, cup]"
+    line = mistake(demo_words, capsys, f"label.output={tmp_path / 'x.json'}", hierarchy, plain_names)
     assert "6 of 6 novel names have no super words" in line
     words = "novel: [heart, fish], supers: {heart: [figure], fish: [animal]}, subs: {heart: [love], fish: [carp, eel]}"
     annotations, settings, _ = labelled(
@@ -334,6 +366,16 @@ def test_a_hierarchy_is_recorded_and_a_vocabulary_without_one_is_refused(demo_wo
     assert len({row["category_id"] for row in pseudo(annotations)}) == 2
     plain = labelled(demo_words, tmp_path / "plain.json")[1]
     assert not {"supers", "subs", "classifier", "on_base_names"} & set(plain)
+
+
+def test_verified_looks_at_the_hierarchy_of_a_vocabulary_that_has_one_for_every_name(demo_words, tmp_path):
+    base = "[circle, square, triangle, star, cross, hexagon, ring, arrow, house, tree, flag, moon]"
+    novel = "[heart, fish, mushroom, umbrella, key, cup]"
+    for vocabulary, levels in (("vocabularies/demo.yaml", True), (f"{{base: {base}, novel: {novel}}}", False)):
+        words = [f"label.vocabulary={vocabulary}", "label.templates=['a photo of {article} {}.']"]
+        _, settings, _ = labelled(demo_words, tmp_path / f"{levels}.json", *VERIFIED, *words)
+        features = set(settings["classifier"]["coefficients"])
+        assert ({"name_of_super", "name_of_sub"} <= features) == levels == ("subs" in settings)
 
 
 def test_presets_of_the_repository_label_the_demos_store(demo_words, tmp_path):

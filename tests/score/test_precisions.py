@@ -61,7 +61,7 @@ def test_objects_embeddings_and_labels_stay(demo_run, tmp_path, device, precisio
     assert np.median(cosines) > 0.999 and np.quantile(cosines, 0.05) > 0.95
     ap50 = [
         evaluate(labels, SCENES_JSON).AP50
-        for labels in (tmp_path / "labels.json", demo_run.output / "labels_marvelovd.json")
+        for labels in (tmp_path / "labels.json", demo_run.output / "comparison" / "demo_vlplm.json")
     ]
     assert abs(ap50[0] - ap50[1]) < 0.04
 

@@ -1,0 +1,299 @@
+"""Whether a labelled JSON leaks: after the fact, it is compared with the JSON that was labelled.
+
+This is the only part of labelling that reads novel annotations, and nothing that it reads can change a label: it runs
+when the labels are written, and the file gets its name only where nothing leaks.
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from plgen_ddp.boxes import paired_ious
+from plgen_ddp.coco import CocoFile
+from plgen_ddp.console import print_line
+from plgen_ddp.errors import UserError
+from plgen_ddp.label.labelled_file import Annotations, LabelledFile, read_annotations, read_labelled
+from plgen_ddp.records import Audit
+
+EQUAL_IOU = 0.999
+"""A pseudo label above this IoU with a novel annotation is taken for a copy of it."""
+
+# Leaks of one kind that are listed; the others are counted.
+_LISTED = 10
+# Pixels from the image's border within which an edge is the border's, and by which a box may lie outside: float32 boxes
+# become float64 sums.
+_BORDER = 1.0
+_OUTSIDE = 1e-3
+# Edges that a box needs inside the image to be judged; see `_copies`.
+_FREE_EDGES = 3
+# Pairs of boxes that are compared at once.
+_PAIRS = 1_000_000
+
+
+def audit_files(labels: Path, source: Path) -> Audit:
+    """Compares the labelled JSON `labels` with the JSON `source` that was labelled.
+
+    Raises:
+        UserError: an unreadable file, or labels that this package has not written.
+    """
+    return audit(read_labelled(CocoFile(labels, "the labels")), CocoFile(source, "the source"))
+
+
+def unaudited(output: Path) -> Path:
+    """Where a labelling writes: `output` is a file's name only once the audit has found nothing."""
+    return output.with_name(output.name + ".unaudited")
+
+
+def admit(output: Path, source: CocoFile) -> None:
+    """Audits the file that lies under the name `unaudited(output)`, and renames it to `output`.
+
+    Raises:
+        UserError: it leaks. The file keeps its name, for whoever looks into it, and `output` is as it was.
+    """
+    path = unaudited(output)
+    found = audit(read_labelled(CocoFile(path, "label.output")), source)
+    for leak in found.leaks:
+        print_line(f"leak: {leak}", error=True)
+    if found.leaks:
+        raise UserError(
+            f"the labels leak (see above) and must not be used: they lie in {path}, and {output} is not written"
+        )
+    path.replace(output)
+
+
+def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = ()) -> Audit:
+    """Compares labels with the JSON that was labelled.
+
+    What a labelling may change is no leak: it leaves out annotations of names that are neither novel nor base, gives
+    categories their `text_emb`, adds categories for novel names that the source lacks, with ids above its own, and may
+    leave out categories that are neither novel nor base, and images, of which `info` then says how many there are.
+
+    Args:
+        also_novel: names whose annotations must not be there either.
+    """
+    own = read_annotations(source)
+    extents = {image.id: (image.width, image.height) for image in source.images()}
+    image_ids = [image.id for image in labelled.coco.entries("images", _Entry)]
+    name_of = {category.id: category.name for category in labelled.coco.categories()}
+    novel = {*labelled.novel, *also_novel}
+    base = (set(name_of.values()) if labelled.base is None else set(labelled.base)) - novel
+    base_ids = {category_id for category_id, name in name_of.items() if name in base}
+    own_novel_ids = {category.id for category in source.categories() if category.name in novel}
+    # With all images, annotations of images that the source does not list stay too, as they are.
+    limited = np.isin(own.image_ids, image_ids) if extents.keys() - set(image_ids) else None
+    copies, unjudged = _copies(labelled, own, own_novel_ids, extents)
+    leaks = (
+        _of_images(labelled, source, image_ids),
+        _of_categories(labelled, source),
+        _of_other_annotations(labelled.others, name_of, novel, base_ids),
+        _of_base_annotations(labelled.others, own if limited is None else own.where(limited), base_ids),
+        _of_ids(labelled, own),
+        _of_labels(labelled, name_of, extents, image_ids),
+        copies,
+    )
+    return Audit(
+        leaks=tuple(itertools.chain.from_iterable(map(_first, leaks))),
+        images=len(image_ids),
+        pseudo_labels=len(labelled.ids),
+        base_annotations=len(labelled.others.texts),
+        unjudged=unjudged,
+    )
+
+
+class _Entry(msgspec.Struct):
+    id: int
+
+
+def _of_images(labelled: LabelledFile, source: CocoFile, image_ids: list[int]) -> Iterator[str]:
+    if len(image_ids) != labelled.images:
+        yield f"there are {len(image_ids)} images, and info says {labelled.images}"
+    yield from (f"image {image_id} is there {count} times" for image_id, count in _repeated(np.array(image_ids)))
+    own = {
+        entry.id: text
+        for entry, text in zip(source.entries("images", _Entry), source.entries("images", msgspec.Raw), strict=True)
+    }
+    for image_id, text in zip(image_ids, labelled.coco.entries("images", msgspec.Raw), strict=True):
+        if image_id not in own:
+            yield f"image {image_id} is not in the source"
+        elif not _same(text, own[image_id]):
+            yield f"image {image_id} is not as in the source"
+
+
+def _of_categories(labelled: LabelledFile, source: CocoFile) -> Iterator[str]:
+    """A category may get `text_emb`; a novel name may become a category; one of neither kind may be left out."""
+    found, own = (
+        {row["id"]: {key: value for key, value in row.items() if key != "text_emb"} for row in rows}
+        for rows in (coco.entries("categories", dict[str, Any]) for coco in (labelled.coco, source))
+    )
+    for category_id, row in found.items():
+        if category_id in own:
+            if row != own[category_id]:
+                yield f"category {category_id} ({row['name']!r}) is not as in the source"
+        elif row["name"] not in labelled.novel or category_id <= max(own, default=0):
+            yield f"category {category_id} ({row['name']!r}) is not in the source"
+    for absent in sorted(own.keys() - found.keys()):
+        if labelled.base is None or own[absent]["name"] in {*labelled.novel, *labelled.base}:
+            yield f"category {absent} of the source is missing"
+
+
+def _of_other_annotations(
+    others: Annotations, name_of: dict[int, str], novel: set[str], base_ids: set[int]
+) -> Iterator[str]:
+    """Annotations that are no pseudo labels are of base names."""
+    wrong = others.where(~np.isin(others.category_ids, list(base_ids)))
+    for own_id, image_id, category_id in zip(wrong.ids, wrong.image_ids, wrong.category_ids, strict=True):
+        name = name_of.get(int(category_id), f"category {category_id}")
+        what = (
+            f"the novel name {name!r} and is no pseudo label" if name in novel else f"{name!r}, which is no base name"
+        )
+        yield f"annotation {own_id} in image {image_id} is of {what}"
+
+
+def _of_base_annotations(others: Annotations, own: Annotations, base_ids: set[int]) -> Iterator[str]:
+    """The base annotations are those of the source, `own`, as far as its images are there."""
+    found = others.where(np.isin(others.category_ids, list(base_ids)))
+    own = own.where(np.isin(own.category_ids, list(base_ids)))
+    if found.texts == own.texts:
+        return
+    expected = defaultdict(list)
+    for place, own_id in enumerate(own.ids.tolist()):
+        expected[own_id].append(place)
+    for text, own_id, image_id in zip(found.texts, found.ids.tolist(), found.image_ids, strict=True):
+        candidates = expected[own_id]
+        equal = next((place for place in candidates if _same(text, own.texts[place])), None)
+        if equal is not None:
+            candidates.remove(equal)
+        elif candidates:
+            candidates.pop()
+            yield f"base annotation {own_id} in image {image_id} is not as in the source"
+        else:
+            yield f"base annotation {own_id} in image {image_id} is not in the source"
+    for place in itertools.chain.from_iterable(expected.values()):
+        yield f"base annotation {own.ids[place]} in image {own.image_ids[place]} of the source is missing"
+
+
+def _of_ids(labelled: LabelledFile, own: Annotations) -> Iterator[str]:
+    """An id that the source itself repeats is not the labelling's doing."""
+    if repeated := _repeated(np.concatenate([labelled.ids, labelled.others.ids])):
+        before = Counter(own.ids.tolist())
+        for own_id, count in repeated:
+            if own_id is not None and count > before[own_id]:
+                yield f"id {own_id} is that of {count} annotations"
+
+
+def _of_labels(
+    labelled: LabelledFile, name_of: dict[int, str], extents: dict[int, tuple[int, int]], image_ids: Sequence[int]
+) -> Iterator[str]:
+    """Pseudo labels are those that `info` lists, of novel names, and lie in their images."""
+    if len(labelled.ids) != labelled.pseudo_labels:
+        yield f"there are {len(labelled.ids)} pseudo labels, and info says {labelled.pseudo_labels}"
+    novel_ids = [category_id for category_id, name in name_of.items() if name in labelled.novel]
+    known = np.isin(labelled.image_ids, list(extents.keys() & set(image_ids)))
+    readable = ~np.isnan(labelled.confidences)
+    corner, size = labelled.boxes_xywh[:, :2], labelled.boxes_xywh[:, 2:]
+    sizes = _sizes(labelled.image_ids, extents)
+    inside = ((corner >= -_OUTSIDE) & (size > 0) & (corner + size <= sizes + _OUTSIDE)).all(axis=1)
+    for wrong, what in (
+        (~readable, "lacks a box or a confidence"),
+        (~np.isin(labelled.category_ids, novel_ids), "is not of a novel name"),
+        (~known, "is in an image that is not there"),
+        (readable & known & ~inside, "lies outside its image"),
+    ):
+        for place in np.flatnonzero(wrong).tolist():
+            yield f"{_label(labelled, place)} {what}"
+
+
+def _copies(
+    labelled: LabelledFile, own: Annotations, novel_ids: set[int], extents: dict[int, tuple[int, int]]
+) -> tuple[list[str], int]:
+    """Pseudo labels that equal a novel annotation, and how many others do so by chance.
+
+    Boxes of real numbers practically never agree by chance in three edges or four: with errors of 3 % of the side an
+    edge, 3 in a million and 2 in 100 million do. But an edge on the image's border agrees as soon as both boxes reach
+    it, and of boxes with two, one or no edge of their own, 3 in 10,000, 3 in 100 and all agree. They are not judged.
+
+    Boxes in whole pixels, as some files of boxes have them, agree by chance where objects are small. Where most boxes
+    of the file are such, equal ones are copies only if they are the larger part of those with an IoU of 0.5 or more.
+    """
+    boxes = _corners(labelled.boxes_xywh)
+    best = _best_ious(labelled.image_ids, boxes, *_novel_boxes(own, novel_ids))
+    sizes = _sizes(labelled.image_ids, extents)
+    free = np.concatenate([boxes[:, :2] > _BORDER, boxes[:, 2:] < sizes - _BORDER], axis=1)
+    equal = best > EQUAL_IOU
+    judged = equal & (free.sum(axis=1) >= _FREE_EDGES)
+    whole_pixels = (boxes == np.round(boxes)).all(axis=1)
+    if whole_pixels.sum() > len(boxes) / 2 and judged.sum() <= (best >= 0.5).sum() / 2:
+        judged[:] = False
+    lines = [
+        f"{_label(labelled, place)} has IoU {best[place]:.4f} with a novel annotation of the source"
+        for place in np.flatnonzero(judged).tolist()
+    ]
+    return lines, int((equal & ~judged).sum())
+
+
+def _novel_boxes(own: Annotations, novel_ids: set[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Image ids int64 (m,) and boxes float64 (m, 4), xyxy, of the source's annotations of these categories, crowds too.
+
+    One without a readable box cannot have been copied. One with a confidence is the label of an earlier labelling.
+    """
+    novel = own.where(np.isin(own.category_ids, list(novel_ids)))
+    boxes, confidences = novel.boxes()
+    real = np.isnan(confidences) & ~np.isnan(boxes[:, 0])
+    return novel.image_ids[real], _corners(boxes[real])
+
+
+def _best_ious(
+    image_ids: np.ndarray, boxes_xyxy: np.ndarray, other_ids: np.ndarray, others_xyxy: np.ndarray
+) -> np.ndarray:
+    """Each box's largest IoU with the others of its image, float64 (n,); 0 without any."""
+    order = np.argsort(other_ids, kind="stable")
+    other_ids, others_xyxy = other_ids[order], others_xyxy[order]
+    start = np.searchsorted(other_ids, image_ids, "left")
+    count = np.searchsorted(other_ids, image_ids, "right") - start
+    best = np.zeros(len(image_ids))
+    paired = np.flatnonzero(count)
+    for block in np.array_split(paired, count.sum() // _PAIRS + 1):
+        box = np.repeat(block, count[block])
+        place = np.arange(len(box)) - np.repeat(np.cumsum(count[block]) - count[block], count[block])
+        np.maximum.at(best, box, np.nan_to_num(paired_ious(boxes_xyxy[box], others_xyxy[start[box] + place])))
+    return best
+
+
+def _label(labelled: LabelledFile, place: int) -> str:
+    return f"pseudo label {labelled.ids[place]} in image {labelled.image_ids[place]}"
+
+
+def _sizes(image_ids: np.ndarray, extents: dict[int, tuple[int, int]]) -> np.ndarray:
+    """(width, height) of each image, int64 (n, 2); 0 of an image that the source lacks."""
+    return np.array([extents.get(image_id, (0, 0)) for image_id in image_ids.tolist()], np.int64).reshape(-1, 2)
+
+
+def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
+
+def _same(text: msgspec.Raw, other: msgspec.Raw) -> bool:
+    """Whether both hold the same value; a tool that rewrote the file may have spaced or ordered it differently."""
+    return text == other or msgspec.json.decode(text) == msgspec.json.decode(other)
+
+
+def _repeated(ids: np.ndarray) -> list[tuple[Any, int]]:
+    """The ids that are there more than once, and how often."""
+    if ids.dtype != object:
+        ordered = np.sort(ids)
+        if (ordered[1:] != ordered[:-1]).all():
+            return []
+    return [(own_id, count) for own_id, count in Counter(ids.tolist()).items() if count > 1]
+
+
+def _first(lines: Iterable[str]) -> Iterator[str]:
+    """The first lines; of the others only their number."""
+    iterator = iter(lines)
+    yield from itertools.islice(iterator, _LISTED)
+    if others := sum(1 for _ in iterator):
+        yield f"and {others} more like the last"

@@ -1,0 +1,178 @@
+"""A labelled JSON as it lies on disk: what its `info` says, its pseudo labels, and all other annotations."""
+
+import itertools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from plgen_ddp.coco import CocoFile, Id
+from plgen_ddp.errors import UserError
+
+# Annotations that are decoded at once: all of a train2017 as Python's objects would take a gigabyte.
+_CHUNK = 10_000
+
+
+class _Names(msgspec.Struct):
+    novel: list[str]
+    base: list[str] | str
+
+
+class _Record(msgspec.Struct):
+    """What `info` must say of a labelled file."""
+
+    label: _Names
+    images: int
+    pseudo_labels: int
+    pseudo_label_ids: list[int]  # the first and the last, falling; empty without any
+
+
+class _Keys(msgspec.Struct, gc=False):
+    image_id: Id
+    category_id: Id
+    id: int | str | None = None
+
+
+class _Box(msgspec.Struct, gc=False):
+    bbox: tuple[float, float, float, float]  # xywh, original pixels
+    confidence: float = np.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """Annotations of a JSON in columns, in the file's order.
+
+    Attributes:
+        texts: their raw text.
+        ids: int64 (n,), or objects where the file has other ids, or none.
+        image_ids, category_ids: int64 (n,).
+    """
+
+    texts: list[msgspec.Raw]
+    ids: np.ndarray
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+
+    def where(self, wanted: np.ndarray) -> "Annotations":
+        """Those where the bool (n,) is true."""
+        texts = list(itertools.compress(self.texts, wanted.tolist()))
+        return Annotations(texts, self.ids[wanted], self.image_ids[wanted], self.category_ids[wanted])
+
+    def boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(boxes float64 (n, 4), xywh in original pixels, confidences float64 (n,)).
+
+        A row is NaN where an annotation has no readable box, a confidence where it has none.
+        """
+        count = len(self.texts)
+        boxes, confidences = np.full((count, 4), np.nan), np.full(count, np.nan)
+        for start in range(0, count, _CHUNK):
+            rows = _boxes(self.texts[start : start + _CHUNK])
+            boxes[start : start + len(rows)] = [(np.nan,) * 4 if row is None else row.bbox for row in rows]
+            confidences[start : start + len(rows)] = [np.nan if row is None else row.confidence for row in rows]
+        return boxes, confidences
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """A labelled JSON; the ids in its `info` say which of its annotations are pseudo labels.
+
+    Attributes:
+        novel: the names that it was made for.
+        base: the names whose annotations it keeps; None: all that are not novel.
+        images, pseudo_labels: how many `info` says that there are.
+        ids, image_ids, category_ids: int64 (n,), of the pseudo labels.
+        boxes_xywh: float64 (n, 4), original pixels; NaN where a pseudo label has no readable box.
+        confidences: float64 (n,); NaN where one has none.
+        others: all other annotations.
+    """
+
+    coco: CocoFile
+    novel: tuple[str, ...]
+    base: tuple[str, ...] | None
+    images: int
+    pseudo_labels: int
+    ids: np.ndarray
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes_xywh: np.ndarray
+    confidences: np.ndarray
+    others: Annotations
+
+
+def read_labelled(coco: CocoFile) -> LabelledFile:
+    """Reads a labelled JSON.
+
+    Raises:
+        UserError: its `info` does not say which annotations are pseudo labels, or an entry is not COCO's.
+    """
+    try:
+        record = msgspec.convert(coco.provenance(), _Record)
+    except msgspec.ValidationError:
+        raise UserError(
+            f"{coco.path}: its `info` does not say which annotations are pseudo labels; "
+            "launch/label.py of this version writes that"
+        ) from None
+    annotations = read_annotations(coco)
+    first, last = max(record.pseudo_label_ids, default=-1), min(record.pseudo_label_ids, default=0)
+    if annotations.ids.dtype == object:
+        listed = np.array([isinstance(own, int) and last <= own <= first for own in annotations.ids], bool)
+    else:
+        listed = (annotations.ids >= last) & (annotations.ids <= first)
+    labels, others = annotations.where(listed), annotations.where(~listed)
+    boxes, confidences = labels.boxes()
+    return LabelledFile(
+        coco=coco,
+        novel=tuple(record.label.novel),
+        base=None if isinstance(record.label.base, str) else tuple(record.label.base),
+        images=record.images,
+        pseudo_labels=record.pseudo_labels,
+        ids=labels.ids.astype(np.int64),
+        image_ids=labels.image_ids,
+        category_ids=labels.category_ids,
+        boxes_xywh=boxes,
+        confidences=confidences,
+        others=others,
+    )
+
+
+def read_annotations(coco: CocoFile) -> Annotations:
+    """All annotations of a JSON.
+
+    Raises:
+        UserError: one is not COCO's.
+    """
+    texts = coco.entries("annotations", msgspec.Raw)
+    columns = np.empty((2, len(texts)), np.int64)
+    ids: list[np.ndarray] = []
+    try:
+        for start in range(0, len(texts), _CHUNK):
+            keys = msgspec.json.decode(b"[" + b",".join(texts[start : start + _CHUNK]) + b"]", type=list[_Keys])
+            columns[0, start : start + len(keys)] = [key.image_id for key in keys]
+            columns[1, start : start + len(keys)] = [key.category_id for key in keys]
+            ids.append(_ids([key.id for key in keys]))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{coco.path}: an annotation is not COCO's: {error}") from None
+    return Annotations(texts, np.concatenate(ids or [np.empty(0, np.int64)]), columns[0], columns[1])
+
+
+def _ids(ids: list[int | str | None]) -> np.ndarray:
+    try:
+        return np.array([operator.index(own_id) for own_id in ids], np.int64)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return np.array(ids, object)
+
+
+def _boxes(texts: Sequence[msgspec.Raw]) -> Sequence[_Box | None]:
+    try:
+        return msgspec.json.decode(b"[" + b",".join(texts) + b"]", type=list[_Box])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [_box(text) for text in texts]
+
+
+def _box(text: msgspec.Raw) -> _Box | None:
+    try:
+        return msgspec.json.decode(text, type=_Box)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,87 @@
+"""The labels of a file beside the novel objects of a ground truth, image by image."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plgen_ddp.boxes import ious, match_one_to_one
+from plgen_ddp.coco_boxes import BoxRow, boxes_by_image, read_box_file
+from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.label_quality import RIGHT_IOU, ImageBoxes
+
+_NOTHING = ImageBoxes(np.empty((0, 4)), np.empty(0, np.int64), np.empty(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The objects of the novel names in a ground truth, crowds left out.
+
+    Attributes:
+        path: the file.
+        names: the novel names; labels and objects index them.
+        of_image: the objects of each image that has any.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    of_image: dict[int, ImageBoxes]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedImage:
+    """One image: its labels by falling score, and the objects of novel names."""
+
+    image_id: int
+    labels: ImageBoxes
+    novel: ImageBoxes
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which labels are right, bool (n,): on an object of their name that no better label found."""
+        overlap = ious(self.labels.boxes_xyxy, self.novel.boxes_xyxy)
+        return match_one_to_one(overlap, self.labels.names[:, None] == self.novel.names[None, :], RIGHT_IOU)
+
+
+def read_objects(path: Path, novel: Iterable[str]) -> Objects:
+    """The objects of these names in a COCO-format JSON.
+
+    Raises:
+        UserError: unreadable, a name without a category, or no object of a novel name.
+    """
+    real, names = read_box_file(path, "ground truth"), tuple(novel)
+    id_of = {category.name: category.id for category in real.categories}
+    for name in names:
+        if name not in id_of:
+            raise UserError(f"{path} has no category {name!r}{suggestion(name, id_of)}")
+    of_image = _by_image(
+        (box for box in real.annotations if not box.iscrowd), {id_of[name]: name for name in names}, names
+    )
+    if not of_image:
+        raise UserError(
+            f"{path} has no annotation, or only crowds, of {', '.join(names[:5])}; --ground-truth takes a JSON with "
+            "some, and --stand-ins compares on base names instead"
+        )
+    return Objects(path, names, of_image)
+
+
+def judge_images(labels: Path, objects: Objects, image_ids: Iterable[int]) -> list[JudgedImage]:
+    """The labels of these images in a labelled JSON, beside their objects.
+
+    Raises:
+        UserError: the JSON is unreadable.
+    """
+    made = read_box_file(labels, "labels")
+    rows = sorted(made.pseudo_labels(), key=lambda row: -(row.confidence or 0))
+    found = _by_image(rows, {category.id: category.name for category in made.categories}, objects.names)
+    return [
+        JudgedImage(image_id, found.get(image_id, _NOTHING), objects.of_image.get(image_id, _NOTHING))
+        for image_id in image_ids
+    ]
+
+
+def _by_image(rows: Iterable[BoxRow], name_of: dict[int, str], names: tuple[str, ...]) -> dict[int, ImageBoxes]:
+    """The boxes of the named categories by image; a box's name is its place in `names`."""
+    places = {category_id: names.index(name) for category_id, name in name_of.items() if name in names}
+    return boxes_by_image((row for row in rows if row.category_id in places), places)
