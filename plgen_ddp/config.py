@@ -248,21 +248,29 @@ class LabelConfig:
     objectness_weight: float = 0.5
     """Weight of the box score in the fused score, from 0 to 1."""
 
-    score_threshold: float = 0.8
-    """A box is kept where its score is above this, from 0 to 1; `label.threshold` can choose it instead."""
+    score_threshold: Any = file_option(numbers=True, default=0.8)
+    """A box is kept where its score is above this, from 0 to 1; `label.threshold` can choose it instead. Or one for
+    each novel name, `{umbrella: 0.7, default: 0.8}`, or a YAML file with such a mapping."""
 
     box_threshold: float = 0.0
     """A box is kept where its box score is at least this, from 0 to 1."""
 
     threshold: str = "fixed"
     """Where score_threshold comes from. fixed: as it stands. f_beta_base: the one with the best F-beta when base names
-    are labelled as if they were novel. precision: the lowest one at which these labels have wanted_precision."""
+    are labelled as if they were novel. precision: the lowest one at which these labels have wanted_precision. density:
+    the one that gives per_image labels an image."""
 
     f_beta: float = 1.0
     """With threshold f_beta_base: how many times recall counts as much as precision."""
 
     wanted_precision: float = 0.9
     """With threshold precision: the share of labels that shall be right, from 0 to 1."""
+
+    per_image: float | None = None
+    """With threshold density, which needs it: labels an image, counting the images that were scored."""
+
+    per_name: bool = False
+    """With threshold density: whether every novel name has a threshold of its own, and per_image labels an image."""
 
     nms_iou: float = 0.6
     """IoU (0 to 1) above which the lower-scored of two boxes with the same name is dropped."""
@@ -295,20 +303,51 @@ class LabelConfig:
             "box_score": ("objectness", "foreground", "agreement", "none", "learned", "verified"),
             "fusion": ("mean", "geometric", "logits", "class_only"),
             "text_embeddings": ("fill", "replace", "none"),
-            "threshold": ("fixed", "f_beta_base", "precision"),
+            "threshold": ("fixed", "f_beta_base", "precision", "density"),
         }
         for name, known in choices.items():
             check(getattr(self, name) in known, f"label.{name}", getattr(self, name), "one of " + ", ".join(known))
         known = ("inside", "base_iou", "base_inside")
         check(set(self.suppress) <= set(known), "label.suppress", list(self.suppress), "a list of " + ", ".join(known))
-        chooses = self.class_score == "retrieved" and self.threshold != "fixed"
-        check(
-            not chooses, "label.threshold", self.threshold, "fixed with class_score retrieved, which knows no base name"
-        )
+        chooses = self.class_score == "retrieved" and self.asks_base_names
+        expected = "fixed or density with class_score retrieved, which knows no base name"
+        check(not chooses, "label.threshold", self.threshold, expected)
+        dense = self.threshold == "density"
+        usable = 0 < self.per_image < math.inf if self.per_image is not None else not dense
+        check(usable, "label.per_image", self.per_image, "a positive number" + ("" if dense else ", or null"))
+        check(dense or not self.per_name, "label.per_name", self.per_name, "false unless label.threshold is density")
         check(0 < self.f_beta < math.inf, "label.f_beta", self.f_beta, "a positive number")
-        names = ("objectness_weight", "score_threshold", "box_threshold", "wanted_precision", "nms_iou", "base_iou")
-        for name in names:
+        for name in ("objectness_weight", "box_threshold", "wanted_precision", "nms_iou", "base_iou"):
             check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
+        if not isinstance(self.score_threshold, str):  # a file, which labelling reads
+            object.__setattr__(self, "score_threshold", checked_thresholds(self.score_threshold))
+
+    @property
+    def asks_base_names(self) -> bool:
+        """Whether base names are labelled to choose the threshold."""
+        return self.threshold in ("f_beta_base", "precision")
+
+
+def checked_thresholds(given: Any, source: str = "label.score_threshold") -> float | dict[str, float]:
+    """A score threshold of all names, or one for each of some names.
+
+    Args:
+        source: the option or file that has it, for messages.
+
+    Raises:
+        UserError: another type, or a number outside [0, 1].
+    """
+    if isinstance(given, dict):
+        for name, value in given.items():
+            check(isinstance(name, str), f"{source}: the name", name, "a text; quote a name such as 'no' or '1'")
+            check(_is_share(value), f"{source}: {name}", value, "a number from 0 to 1")
+        return {name: float(value) for name, value in given.items()}
+    check(_is_share(given), source, given, "a number from 0 to 1, a mapping of names to such numbers, or a file")
+    return float(given)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True)

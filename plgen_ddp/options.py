@@ -47,18 +47,27 @@ class FileOption:
         packaged: the packaged files that a bare name can mean, such as templates/*.txt; None: none.
         optional: a file that is not found is a mistake only for a command that requires the option.
         names: the option can also hold a list of names, so `a,b` is a list unless it is a file.
+        numbers: the option can also hold a number.
     """
 
     packaged: str | None
     optional: bool
     names: bool
+    numbers: bool
 
 
 def file_option(
-    packaged: str | None = None, *, optional: bool = False, names: bool = False, decides: bool = True
+    packaged: str | None = None,
+    *,
+    optional: bool = False,
+    names: bool = False,
+    numbers: bool = False,
+    decides: bool = True,
+    default: Any = None,
 ) -> Any:
-    """A field, null by default, that names a file; the arguments are those of `FileOption` and of `deciding`."""
-    return field(default=None, metadata={"file": FileOption(packaged, optional, names), "decides": decides})
+    """A field that can name a file; the arguments are those of `FileOption` and of `deciding`."""
+    lookup = FileOption(packaged, optional, names, numbers)
+    return field(default=default, metadata={"file": lookup, "decides": decides})
 
 
 def load_structured(
@@ -138,6 +147,8 @@ def expected_value(option: "Field[Any]") -> str:
     """The values that an option takes, in words."""
     if option.type is Any:
         lookup: FileOption = option.metadata["file"]
+        if lookup.numbers:
+            return "a number, a mapping, or a file"
         return "a file, a list of names, or a mapping" if lookup.names else "a file or a list"
     optional = NoneType in get_args(option.type)
     kind = next(kind for kind in get_args(option.type) if kind is not NoneType) if optional else option.type
@@ -224,7 +235,7 @@ def _parse_override(word: str, options: Mapping[str, "Field[Any]"]) -> tuple[str
     if key not in options:
         raise _unknown(key, options, "on the command line")
     kind = options[key].type
-    if _is_text(text, kind):
+    if _is_text(text, options[key]):
         return key, text
     if get_origin(kind) is tuple and text != "null" and not text.startswith("["):
         text = f"[{text}]"
@@ -235,11 +246,21 @@ def _parse_override(word: str, options: Mapping[str, "Field[Any]"]) -> tuple[str
     return key, parsed["value"]
 
 
-def _is_text(text: str, kind: Any) -> bool:
+def _is_text(text: str, option: "Field[Any]") -> bool:
     """Whether `text` is meant literally: a path that looks like a number or holds a # is no YAML. Quotes are."""
     if text == "null" or text.startswith(("'", '"')):
         return False
-    return kind in (str, str | None) or (kind is Any and not text.startswith(("[", "{")))
+    if option.type is Any:
+        return not text.startswith(("[", "{")) and not (option.metadata["file"].numbers and _is_number(text))
+    return option.type in (str, str | None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.removeprefix("."))  # YAML's .nan and .inf
+    except ValueError:
+        return False
+    return True
 
 
 def _assign(tree: DictConfig, key: str, value: Any, option: "Field[Any]") -> None:
@@ -285,6 +306,8 @@ def _resolve_files(tree: DictConfig, options: Mapping[str, "Field[Any]"], beside
             paths = " or ".join(str(place) for place in dict.fromkeys(places))
             alone = f"; as a list of one name, write '{value},'" if lookup.names else ""
             missing[key] = f"{key}: no file at {paths}{suggestion(value, known)}{alone}"
+            if lookup.numbers:
+                missing[key] = f"{key} is {value!r}; expected {expected_value(option)}, and there is no file at {paths}"
             if not lookup.optional:
                 raise UserError(missing[key])
     return missing

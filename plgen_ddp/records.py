@@ -295,6 +295,21 @@ class Evaluation:
     published: PublishedFigures | None
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Labels of one rule at several thresholds, for a picture; a list a figure, in the order of the thresholds.
+
+    precision, recall and f1 are None without ground truth.
+    """
+
+    title: str
+    thresholds: list[float]
+    labels_per_image: list[float]
+    precision: list[float] | None = None
+    recall: list[float] | None = None
+    f1: list[float] | None = None
+
+
 class PseudoLabel(msgspec.Struct):
     """One pseudo label as it is written: the keys that VL-PLM's and MarvelOVD's training loaders read, and a real area.
 
@@ -359,10 +374,13 @@ class PseudoLabels:
             return cls(ids, ids, np.empty((0, 4)), empty, empty, empty, empty)
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
+    def chosen(self, which: np.ndarray) -> "PseudoLabels":
+        """The rows at `which`, bool (n,) or indices."""
+        return PseudoLabels(*(getattr(self, name)[which] for name in self.__slots__))
+
     def sorted_by_image(self) -> "PseudoLabels":
         """The rows by rising image id; the order within an image stays."""
-        order = np.argsort(self.image_ids, kind="stable")
-        return PseudoLabels(*(getattr(self, name)[order] for name in self.__slots__))
+        return self.chosen(np.argsort(self.image_ids, kind="stable"))
 
     def rows(self, first_id: int, *, box_score: bool = False) -> Iterator[PseudoLabel]:
         """The annotations to write, with ids `first_id`, `first_id` - 1, ...

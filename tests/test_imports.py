@@ -48,15 +48,17 @@ IMPORTERS = {
     },
     "open_clip": {"encoders/open_clip.py"},
     "sklearn": {"label/logistic.py"},
+    "matplotlib": {"report/curves.py"},
 }
 
 # What stage 2 is made of: no torch, no GPU.
 LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("records", "files", "errors", "config", "console", "coco", "image_files")),
-    *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality")),
+    *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality", "ranked_labels")),
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
-    *(f"launch.{name}" for name in ("label", "evaluate", "audit", "compare", "split", "export", "import_scores")),
+    *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit")),
+    *(f"launch.{name}" for name in ("split", "export", "import_scores")),
     "launch.text_embeddings",
 ]
 HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]

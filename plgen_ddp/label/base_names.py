@@ -87,7 +87,7 @@ def judge_on_base(rule: Rule, sample: Sequence[SampledImage]) -> OnBaseNames:
         UserError: a threshold is to be chosen, and no image of the sample has a base annotation.
     """
     options = rule.options
-    if options.threshold != "fixed" and not any(len(image.base_names) for image in sample):
+    if options.asks_base_names and not any(len(image.base_names) for image in sample):
         raise UserError(
             f"label.threshold is {options.threshold}, which compares labels of base names with base annotations, and "
             "no scored image has any; set label.threshold=fixed and label.score_threshold"

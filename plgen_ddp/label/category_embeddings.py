@@ -8,6 +8,8 @@ from plgen_ddp.coco import Category, CocoFile
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 
+_NO_ENCODER = "imported scores record no encoder; launch/text_embeddings.py adds text embeddings to a JSON"
+
 
 def categories_to_embed(coco: CocoFile, added: Sequence[Category], mode: str) -> list[Category]:
     """The categories that get `text_emb`: with mode fill those without it, with replace all, with none none.
@@ -45,18 +47,20 @@ def embeddings_by_id(coco: CocoFile, categories: Sequence[Category], rows: np.nd
     return found
 
 
-def check_no_embeddings(mode: str, categories: Sequence[Category]) -> None:
-    """Says that imported scores, which record no encoder, give these categories no `text_emb`.
+def check_no_replacement(mode: str) -> None:
+    """Checks that nobody wants embeddings of an encoder that imported scores do not record.
 
     Args:
         mode: `label.text_embeddings`.
-        categories: from `categories_to_embed`.
 
     Raises:
         UserError: mode is replace.
     """
-    reason = "imported scores record no encoder; launch/text_embeddings.py adds text embeddings to a JSON"
     if mode == "replace":
-        raise UserError(f"label.text_embeddings is replace, and {reason}")
+        raise UserError(f"label.text_embeddings is replace, and {_NO_ENCODER}")
+
+
+def print_without(categories: Sequence[Category]) -> None:
+    """Says that imported scores give these categories no `text_emb`."""
     if categories:
-        print_line(f"note: {len(categories)} categories stay without text_emb: {reason}", error=True)
+        print_line(f"note: {len(categories)} categories stay without text_emb: {_NO_ENCODER}", error=True)

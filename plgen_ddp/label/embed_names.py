@@ -8,6 +8,7 @@ import numpy as np
 from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import file_sha256
+from plgen_ddp.label.category_embeddings import check_no_replacement, embeddings_by_id
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 from plgen_ddp.processor import available_cores
@@ -42,6 +43,28 @@ def embed_names(plan: LabelPlan, more: Sequence[tuple[str, ...]] = ()) -> np.nda
                 "goes without"
             ) from None
         raise
+
+
+def embed_plans(plans: Sequence[LabelPlan], manifest: Manifest) -> list[tuple[np.ndarray, dict[int, np.ndarray]]]:
+    """The text embeddings of each plan's table, float32 (words, d), and of its categories, by id.
+
+    Raises:
+        UserError: what `embed_names` raises, or `text_emb` of other categories has another length.
+    """
+    if manifest.vocabulary is not None:
+        for one in plans:
+            check_no_replacement(one.config.label.text_embeddings)
+        return [(np.empty((0, 0), np.float32), {}) for _ in plans]
+    known: dict[str, np.ndarray] = {}
+    found = []
+    for one in plans:
+        more = one.category_words()
+        key = repr((one.table.words, more, one.templates))
+        if key not in known:
+            known[key] = embed_names(one, more)
+        rows, of_categories = np.split(known[key], [len(one.table.words)])
+        found.append((rows, embeddings_by_id(one.coco, one.embedded, of_categories)))
+    return found
 
 
 def embed_words(

@@ -26,31 +26,39 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: flo
     """
     order = np.argsort(-scores, kind="stable")
     boxes, groups = boxes_xyxy[order].astype(np.float64), groups[order]
+    # All pairs at once, the better box first: at a low threshold most boxes are kept, and a loop over them is slow.
+    first, second = np.nonzero(np.triu(groups[:, None] == groups[None, :], 1))
+    extent = np.minimum(boxes[first, 2:], boxes[second, 2:]) - np.maximum(boxes[first, :2], boxes[second, :2])
+    overlap = np.clip(extent, 0, None).prod(axis=1)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    alive = np.ones(len(order), bool)
-    for place in range(len(order)):
-        if not alive[place]:
-            continue
-        low = np.maximum(boxes[place, :2], boxes[place + 1 :, :2])
-        high = np.minimum(boxes[place, 2:], boxes[place + 1 :, 2:])
-        overlap = np.clip(high - low, 0, None).prod(axis=1)
-        union = areas[place] + areas[place + 1 :] - overlap
-        # As a product, not a quotient: two boxes without area have no IoU, and must not warn of it.
-        alive[place + 1 :] &= (overlap <= iou * union) | (groups[place + 1 :] != groups[place])
-    return order[alive]
+    # As a product, not a quotient: two boxes without area have no IoU, and must not warn of it.
+    rivals = np.flatnonzero(overlap > iou * (areas[first] + areas[second] - overlap))
+    alive = [True] * len(order)
+    for better, worse in zip(first[rivals].tolist(), second[rivals].tolist(), strict=True):
+        if alive[better]:  # decided: its own rivals came before
+            alive[worse] = False
+    return order[np.array(alive, bool)]
 
 
 def kept_boxes(
-    boxes_xyxy: np.ndarray, scored: ScoredBoxes, base_boxes_xyxy: np.ndarray, options: LabelConfig, threshold: float
+    boxes_xyxy: np.ndarray,
+    scored: ScoredBoxes,
+    base_boxes_xyxy: np.ndarray,
+    options: LabelConfig,
+    threshold: float | np.ndarray,
 ) -> np.ndarray:
     """Which boxes of one image become labels: indices int64 by falling score.
+
+    A box is dropped only for a better box of its name. So the boxes that a higher threshold keeps are those that a
+    lower one keeps and whose score is above the higher one.
 
     Args:
         boxes_xyxy: (n, 4).
         base_boxes_xyxy: (m, 4), the image's base annotations, for `label.suppress`.
-        threshold: a box is kept where its score is above it.
+        threshold: a box is kept where its score is above it; float64 (names,): above that of its name.
     """
-    above = np.flatnonzero((scored.score > threshold) & (scored.box_score >= options.box_threshold))
+    least = threshold[scored.name] if isinstance(threshold, np.ndarray) else threshold
+    above = np.flatnonzero((scored.score > least) & (scored.box_score >= options.box_threshold))
     boxes = boxes_xyxy[above].astype(np.float64)
     if len(base_boxes_xyxy) and len(above):
         explained = np.zeros(len(above), bool)

@@ -11,6 +11,7 @@ from plgen_ddp.files import check_output
 from plgen_ddp.image_files import dataset_digest
 from plgen_ddp.label.category_embeddings import categories_to_embed
 from plgen_ddp.label.rule import NameTable, name_table
+from plgen_ddp.label.score_thresholds import read_score_thresholds
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
 from plgen_ddp.options import given, require
 from plgen_ddp.store import store_of
@@ -33,6 +34,7 @@ class LabelPlan:
         novel_ids: category ids of the novel names, int64, in the vocabulary's order.
         base_ids: category ids whose annotations stay. base_names: their names, in the JSON's order.
         table: the words whose text embeddings the rule looks at.
+        thresholds: `label.score_threshold` of each novel name, float64.
         added: categories that the output has and the JSON lacks. left_out: ids of those that the output lacks.
         embedded: categories that get `text_emb` in the output.
     """
@@ -49,6 +51,7 @@ class LabelPlan:
     base_ids: list[int]
     base_names: list[str]
     table: NameTable
+    thresholds: np.ndarray
     added: list[Category]
     left_out: set[int]
     embedded: list[Category]
@@ -64,49 +67,90 @@ def plan_labelling(config: Config) -> LabelPlan:
     Raises:
         UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
     """
-    output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
     coco = _file_to_label(config)
-    inputs = {
-        "the JSON to label": coco.path,
-        "data.annotations": config.data.annotations,
-        "label.vocabulary": config.label.vocabulary,
-        "label.templates": config.label.templates,
-        "clip.model": config.clip.model,
-        "detector.config": config.detector.config,
-        "detector.weights": config.detector.weights,
-    }
-    check_output(output, "label.output", inputs)
+    _output(config, coco)  # before the slower checks
     coco.annotation_keys()  # a mistake in them must show before the work
     vocabulary = read_vocabulary(config).of_json(coco)
+    images = coco.images()
+    extents = {image.id: (image.width, image.height) for image in images}
+    image_ids = _images_to_label(config, [image.id for image in images])
+    return _plan(config, coco, extents, image_ids, dataset_digest(images), vocabulary, read_templates(config))
+
+
+def with_label_options(plan: LabelPlan, config: Config) -> LabelPlan:
+    """The plan of the same images under other options of `label`. The JSON is not read again.
+
+    Args:
+        config: as the plan's, but for its section `label`, of which `annotations` is the plan's too.
+
+    Raises:
+        UserError: what `plan_labelling` raises of names, prompts and thresholds.
+    """
+    before, now = plan.config.label, config.label
+    assert (config.data, now.annotations) == (plan.config.data, before.annotations), "other images"
+    # Read again only where another one is meant: a sweep has many settings, and few vocabularies.
+    vocabulary = plan.vocabulary if now.vocabulary == before.vocabulary else read_vocabulary(config).of_json(plan.coco)
+    templates = plan.templates if now.templates == before.templates else read_templates(config)
+    return _plan(config, plan.coco, plan.extents, plan.image_ids, plan.digest, vocabulary, templates)
+
+
+def _plan(
+    config: Config,
+    coco: CocoFile,
+    extents: dict[int, tuple[int, int]],
+    image_ids: list[int],
+    digest: str,
+    vocabulary: Vocabulary,
+    templates: tuple[str, ...],
+) -> LabelPlan:
     categories = coco.categories()
     added = vocabulary.new_categories(categories) if config.label.add_categories else []
     categories += added
     novel_ids, base_ids = vocabulary.category_ids(categories)
     base = [category for category in categories if category.id in base_ids]
     base_names = [category.name for category in base]
-    table = name_table(vocabulary, base_names, config.label)
     named = base_ids | set(novel_ids)
-    left_out = {category.id for category in categories if category.id not in named}
-    left_out = left_out if config.label.drop_categories else set()
+    left_out = {category.id for category in categories if config.label.drop_categories and category.id not in named}
     to_embed = categories_to_embed(coco, added, config.label.text_embeddings)
-    images = coco.images()
     return LabelPlan(
         config=config,
-        output=output,
+        output=_output(config, coco),
         coco=coco,
-        extents={image.id: (image.width, image.height) for image in images},
-        image_ids=_images_to_label(config, [image.id for image in images]),
-        digest=dataset_digest(images),
+        extents=extents,
+        image_ids=image_ids,
+        digest=digest,
         vocabulary=vocabulary,
-        templates=read_templates(config),
+        templates=templates,
         novel_ids=np.array(novel_ids, np.int64),
         base_ids=[category.id for category in base],
         base_names=base_names,
-        table=table,
+        table=name_table(vocabulary, base_names, config.label),
+        thresholds=read_score_thresholds(config.label, vocabulary.novel),
         added=added,
         left_out=left_out,
         embedded=[category for category in to_embed if category.id not in left_out],
     )
+
+
+def _output(config: Config, coco: CocoFile) -> Path:
+    """Where the labelled JSON goes.
+
+    Raises:
+        UserError: it cannot be written there, or it is an input.
+    """
+    output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
+    inputs = {
+        "the JSON to label": coco.path,
+        "data.annotations": config.data.annotations,
+        "label.vocabulary": config.label.vocabulary,
+        "label.templates": config.label.templates,
+        "label.score_threshold": config.label.score_threshold,
+        "clip.model": config.clip.model,
+        "detector.config": config.detector.config,
+        "detector.weights": config.detector.weights,
+    }
+    check_output(output, "label.output", inputs)
+    return output
 
 
 def _file_to_label(config: Config) -> CocoFile:

@@ -1,7 +1,10 @@
 """What made a labelled JSON, for its `info`. No paths, dates or machine names: the same inputs give the same bytes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from plgen_ddp import __version__
 from plgen_ddp.label.base_names import OnBaseNames
@@ -15,6 +18,7 @@ def provenance(
     manifest: Manifest,
     rule: Rule,
     on_base: OnBaseNames | None,
+    thresholds: np.ndarray,
     labels: int,
     failed: int,
     absent: int,
@@ -22,6 +26,7 @@ def provenance(
     """The record of one labelling.
 
     Args:
+        thresholds: above which labels were kept, float64 (novel names,).
         labels, failed, absent: numbers of pseudo labels, of images whose scoring failed, and of images not in the
             store.
     """
@@ -29,23 +34,26 @@ def provenance(
         "version": __version__,
         "store": {"fingerprint": manifest.fingerprint(), "versions": manifest.versions, **manifest.identity},
         "annotations": {"name": plan.coco.path.name, "sha256": plan.coco.sha256},
-        "label": _settings(plan, rule, on_base),
+        "label": _settings(plan, rule, on_base, thresholds),
         "pseudo_labels": labels,
         "images_failed": failed,
         "images_not_scored": absent,
     }
 
 
-def _settings(plan: LabelPlan, rule: Rule, on_base: OnBaseNames | None) -> dict[str, Any]:
+def _settings(plan: LabelPlan, rule: Rule, on_base: OnBaseNames | None, thresholds: np.ndarray) -> dict[str, Any]:
     """What decided the labels: the rule's options, what was learned, the names and prompts."""
     label, vocabulary = plan.config.label, plan.vocabulary
-    left_out = {"annotations", "vocabulary", "templates", "allow_partial", "output"}
-    left_out |= {"text_embeddings", "add_categories", "drop_categories"}  # the categories themselves show them
+    left_out = ["annotations", "vocabulary", "templates", "allow_partial", "output"]
+    left_out += ["text_embeddings", "add_categories", "drop_categories"]  # the categories themselves show them
+    if label.threshold != "density":
+        left_out += ["per_image", "per_name"]
     settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}
     settings |= {"similarity": rule.similarity.rule, "temperature": rule.similarity.temperature}
+    settings["score_threshold"] = thresholds_in_words(thresholds, vocabulary.novel)
     if on_base is not None:
         if on_base.chosen is not None:
-            settings |= {"score_threshold": on_base.chosen.threshold, "on_base_names": asdict(on_base.chosen)}
+            settings["on_base_names"] = asdict(on_base.chosen)
         settings["reliability_on_base_names"] = [
             {"labels": labels, "confidence": round(stated, 4), "right": round(measured, 4)}
             for labels, stated, measured in on_base.reliability
@@ -63,3 +71,10 @@ def _settings(plan: LabelPlan, rule: Rule, on_base: OnBaseNames | None) -> dict[
         "aliases": {name: list(words) for name, words in vocabulary.aliases.items()},
         "templates": list(plan.templates),
     }
+
+
+def thresholds_in_words(thresholds: np.ndarray, novel: Sequence[str]) -> float | dict[str, float]:
+    """Thresholds of novel names, float64 (names,), as one number where they are equal, else by name."""
+    if (thresholds == thresholds[0]).all():
+        return float(thresholds[0])
+    return dict(zip(novel, thresholds.tolist(), strict=True))

@@ -78,7 +78,7 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
     groups: dict[Group, Sequence[str]] = {}
     if uses_hierarchy(options):
         groups["novel"] = vocabulary.novel
-        if options.threshold != "fixed" and base_names:  # else the rule scores no base name
+        if options.asks_base_names and base_names:  # else the rule scores no base name
             groups["base"] = base_names
     elif options.box_score == "verified" and base_names and _has_hierarchy(vocabulary, base_names):
         groups |= {"novel": vocabulary.novel, "base": base_names}
@@ -96,7 +96,7 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
 
 def needs_base_names(options: LabelConfig) -> bool:
     """Whether a rule looks at base names at all; the recipes do not."""
-    scores_them = options.box_score == "verified" or options.threshold != "fixed"
+    scores_them = options.box_score == "verified" or options.asks_base_names
     return scores_them or options.class_score in ("all", "retrieved")
 
 
@@ -113,7 +113,7 @@ def _has_hierarchy(vocabulary: Vocabulary, base_names: Sequence[str]) -> bool:
 
 def scores_base_names(options: LabelConfig) -> bool:
     """Whether a rule can label base names as if they were novel; a hierarchy of theirs is only read to choose."""
-    return needs_base_names(options) and not (uses_hierarchy(options) and options.threshold == "fixed")
+    return needs_base_names(options) and not (uses_hierarchy(options) and not options.asks_base_names)
 
 
 def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], options: LabelConfig) -> None:
@@ -138,6 +138,21 @@ class ScoredBoxes:
     class_score: np.ndarray
     box_score: np.ndarray
     score: np.ndarray
+
+
+def region_cosines(regions: Regions, text_embeddings: np.ndarray) -> np.ndarray:
+    """Cosines float64 (n, words) of an image's regions with words float32 (words, d).
+
+    Raises:
+        UserError: an embedding is not a number, and would be no label without a word.
+    """
+    found = cosines(regions.embeddings, text_embeddings)
+    if not np.isfinite(found).all():
+        raise UserError(
+            f"run.output: an embedding of image {regions.image_id} in the store is NaN; remove the part that holds "
+            "the image and run scoring again"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,18 +182,8 @@ class Rule:
             object.__setattr__(self, "similarity", fixed)
 
     def cosines(self, regions: Regions) -> np.ndarray:
-        """Cosines float64 (n, words) of an image's regions with the words of the table.
-
-        Raises:
-            UserError: an embedding is not a number, and would be no label without a word.
-        """
-        found = cosines(regions.embeddings, self.text_embeddings)
-        if not np.isfinite(found).all():
-            raise UserError(
-                f"run.output: an embedding of image {regions.image_id} in the store is NaN; remove the part that holds "
-                "the image and run scoring again"
-            )
-        return found
+        """Cosines float64 (n, words) of an image's regions with the words of the table; see `region_cosines`."""
+        return region_cosines(regions, self.text_embeddings)
 
     def score(
         self, regions: Regions, cosine: np.ndarray, extent: tuple[int, int], group: Group = "novel"

@@ -1,6 +1,7 @@
-"""Score thresholds chosen on base names: labelled as if they were novel, they are compared with the base annotations.
+"""Score thresholds that are chosen. Pure functions on arrays.
 
-No novel annotation is looked at. Pure functions on arrays.
+On base names: labelled as if they were novel, they are compared with the base annotations; no novel annotation is
+looked at. By density: as many labels as are wanted.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,35 @@ def lowest_with_precision(scores: np.ndarray, right: np.ndarray, objects: int, w
     precision = found / np.maximum(made, 1)
     good = np.flatnonzero(precision >= wanted)
     return _at(int(good[-1] if len(good) else precision.argmax()), levels, found, made, objects)
+
+
+def density_thresholds(scores: np.ndarray, groups: np.ndarray, count: int, wanted: int) -> np.ndarray:
+    """For each group the threshold above which `wanted` of its labels lie, float64 (count,).
+
+    Equal scores are kept together: where they would exceed the number, fewer are kept. 0 where the group has no more.
+
+    Args:
+        scores: (n,), in [0, 1]. groups: int64 (n,), in [0, count). wanted: 1 or more.
+    """
+    last, next_one = (nth_scores(scores, groups, count, rank) for rank in (wanted, wanted + 1))
+    # Half way to the next score, so that a last digit decides nothing.
+    half = (last + next_one) / 2
+    threshold = np.where((next_one <= half) & (half < last), half, next_one)
+    return np.where(next_one >= 0, threshold, 0.0)
+
+
+def nth_scores(scores: np.ndarray, groups: np.ndarray, count: int, rank: int) -> np.ndarray:
+    """The `rank`-th highest score of each group, float64 (count,); minus infinity where it has fewer.
+
+    Args:
+        scores: (n,). groups: int64 (n,), in [0, count). rank: from 1.
+    """
+    order = np.lexsort((-scores, groups))
+    starts, ends = (np.searchsorted(groups[order], np.arange(count), side=side) for side in ("left", "right"))
+    found = np.full(count, -np.inf)
+    enough = ends - starts >= rank
+    found[enough] = scores[order[starts[enough] + rank - 1]]
+    return found
 
 
 def _cumulated(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -109,7 +109,7 @@ def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary
     """
     given = option_value(config, key)
     if isinstance(given, str):
-        given = _read_yaml(Path(given), key)
+        given = read_yaml(Path(given), key)
     if isinstance(given, (list, tuple)):
         given = {"novel": given}
     if not isinstance(given, dict):
@@ -239,7 +239,12 @@ def _names(given: Any, what: str, key: str) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _read_yaml(path: Path, key: str) -> Any:
+def read_yaml(path: Path, key: str) -> Any:
+    """The content of a YAML file that option `key` names, as plain values.
+
+    Raises:
+        UserError: it is not valid YAML.
+    """
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:

@@ -14,7 +14,7 @@ from small_datasets import SCENES_JSON
 
 from plgen_ddp.config import load_config
 from plgen_ddp.errors import UserError
-from plgen_ddp.label import job
+from plgen_ddp.label import job, passes
 from plgen_ddp.label.verified import (
     FOLDS,
     NamedBoxes,
@@ -230,7 +230,7 @@ def novel_ids():
 def test_labels_are_the_same_bytes_on_any_number_of_cores(demo_words, tmp_path, monkeypatch, rule):
     found = []
     for cores in (1, 2, 5):
-        monkeypatch.setattr(job, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(passes, "available_cores", lambda cores=cores: cores)
         annotations, settings, content = labelled(demo_words, tmp_path / f"{cores}.json", *rule)
         found.append(content)
     assert len(set(found)) == 1 and len(pseudo(annotations)) > 10

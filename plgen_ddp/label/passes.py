@@ -1,0 +1,346 @@
+"""Passes over the store that labellings share: an image is read once, and cosines are computed once for all of them.
+
+A labelling is a plan with its rule. Labellings that differ only in thresholds and suppression share their scores too.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from plgen_ddp.console import print_line
+from plgen_ddp.errors import UserError
+from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
+from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
+from plgen_ddp.label.embed_names import embed_plans
+from plgen_ddp.label.imported_rule import imported_rule
+from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.plan import LabelPlan
+from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
+from plgen_ddp.label.rule import Rule, region_cosines, scores_base_names
+from plgen_ddp.processor import available_cores
+from plgen_ddp.records import PseudoLabels, Regions
+from plgen_ddp.store import Manifest, RegionStore, store_of
+
+T = TypeVar("T")
+
+# Images of the store that teach a rule about base names, about; parts hold at most so many.
+_SAMPLE = 4000
+_IMAGES_PER_PART = 64
+
+# The options of `label` that decide no score.
+_OF_SUPPRESSION = ("box_threshold", "nms_iou", "suppress", "base_iou")
+_OF_THRESHOLD = ("score_threshold", "threshold", "f_beta", "wanted_precision", "per_image", "per_name")
+_OF_FILES = ("annotations", "allow_partial", "output", "text_embeddings", "drop_categories")
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """A plan with its rule.
+
+    Attributes:
+        scores: labellings with the same text here score all boxes alike; with the same `labels` they differ at most in
+            their thresholds.
+        columns: where the rule's words are among those of all labellings, int64; None: they are all, in this order.
+        base: base annotations, where the rule looks at them.
+        text_embeddings: of the categories that get `text_emb`, float32 (d,) each, by category id.
+        on_base: what base names say of the rule, where they are asked; None until `StorePass.prepare`.
+    """
+
+    plan: LabelPlan
+    rule: Rule
+    scores: str
+    labels: str
+    columns: np.ndarray | None
+    base: BaseBoxes | None
+    text_embeddings: dict[int, np.ndarray]
+    on_base: OnBaseNames | None = None
+
+    def cosines(self, cosine: np.ndarray) -> np.ndarray:
+        """The columns of the rule's words, float64 (n, words). `take` keeps rows together, and with it sums' bits."""
+        return cosine if self.columns is None else cosine.take(self.columns, axis=1)
+
+    def base_of(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """The base annotations of an image, where the rule looks at them; see `BaseBoxes.of_image`."""
+        return _NO_BASE if self.base is None else self.base.of_image(image_id)
+
+
+_NO_BASE = (np.empty((0, 4)), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
+class StorePass:
+    """The images of some plans in a store, for one pass over them after the other.
+
+    Attributes:
+        plan: the first one; all have the same images.
+        absent: how many images of the plan the store lacks.
+        text_embeddings: of the words of all labellings, float32 (words, d).
+        labellings: one a plan, not prepared.
+    """
+
+    plan: LabelPlan
+    store: RegionStore
+    manifest: Manifest
+    paths: list[Path]
+    absent: int
+    text_embeddings: np.ndarray
+    labellings: list[Labelling]
+    wanted: set[int]
+    pool: ThreadPoolExecutor
+
+    def prepare(self) -> list[Labelling]:
+        """The labellings with all that their rules learn from the store.
+
+        Raises:
+            UserError: too few base annotations to learn from, or evidence that the store lacks.
+        """
+        # One labelling stands for all that score alike: one that looks at base annotations, where any does.
+        rules = {one.scores: one for one in sorted(self.labellings, key=lambda one: one.base is not None)}
+        retrieves = [key for key, one in rules.items() if _retrieves(one.rule)]
+        for key, nearest in zip(retrieves, self._nearest_boxes([rules[key] for key in retrieves]), strict=True):
+            rules[key] = replace(rules[key], rule=replace(rules[key].rule, name_classifiers=train_names(nearest)))
+        learns = sorted({one.scores for one in self.labellings if _learns(one.rule)})
+        samples = dict(zip(learns, self._samples([rules[key] for key in learns]), strict=True))
+        for key, sample in samples.items():
+            rules[key] = replace(rules[key], rule=learn_from_base(rules[key].rule, sample))
+        ready = []
+        for one in self.labellings:
+            rule = replace(rules[one.scores].rule, options=one.plan.config.label)
+            own = samples.get(one.scores)
+            asked = own is not None and scores_base_names(rule.options)
+            ready.append(replace(one, rule=rule, on_base=judge_on_base(rule, own or []) if asked else None))
+        return ready
+
+    def label(
+        self,
+        labellings: Sequence[Labelling],
+        thresholds: Sequence[np.ndarray],
+        use: Callable[[int, PseudoLabels], T],
+    ) -> Iterator[tuple[int, list[T]]]:
+        """Labels the images, part after part.
+
+        Args:
+            labellings: prepared ones.
+            thresholds: of each, float64 (novel names,).
+            use: called in the pool with a labelling's number and its labels in a part; what it returns is yielded.
+
+        Yields:
+            For each part how many of its images stage 1 had scored, and what `use` returned for each labelling.
+        """
+        groups: dict[str, list[int]] = {}
+        for number, one in enumerate(labellings):
+            groups.setdefault(one.scores, []).append(number)
+
+        def label_part(path: Path) -> tuple[int, list[T]]:
+            labels: list[list[PseudoLabels]] = [[] for _ in labellings]
+            done = 0
+            for image, extent in self._images(path):
+                cosine = self._cosines(image)
+                for numbers in groups.values():
+                    first = labellings[numbers[0]]
+                    scored = first.rule.score(image, first.cosines(cosine), extent)
+                    for number in numbers:
+                        one = labellings[number]
+                        base_boxes, _ = one.base_of(image.image_id)
+                        kept = kept_boxes(image.boxes_xyxy, scored, base_boxes, one.rule.options, thresholds[number])
+                        labels[number].append(label_image(image, scored, kept, one.plan.novel_ids))
+                done += 1
+            return done, [use(number, PseudoLabels.concatenate(own)) for number, own in enumerate(labels)]
+
+        return self.pool.map(label_part, self.paths)
+
+    def _images(self, path: Path) -> Iterator[tuple[Regions, tuple[int, int]]]:
+        """The wanted images of a part that were scored, each with its (width, height)."""
+        for image in self.store.read_part(path):
+            if image.image_id in self.wanted and image.failure is None:
+                _check_extent(self.plan, image)
+                yield image, self.plan.extents[image.image_id]
+
+    def _cosines(self, image: Regions) -> np.ndarray:
+        """Cosines float64 (n, words) of an image's regions with the words of all labellings."""
+        if self.manifest.vocabulary is not None:
+            return np.empty((len(image.objectness), 0))  # imported scores have named the boxes already
+        return region_cosines(image, self.text_embeddings)
+
+    def _samples(self, rules: Sequence[Labelling]) -> list[list[SampledImage]]:
+        """A sample of the images that have base annotations, for each of the rules."""
+        if not rules:
+            return []
+
+        def read(path: Path) -> list[list[SampledImage]]:
+            found: list[list[SampledImage]] = [[] for _ in rules]
+            for image, extent in self._images(path):
+                cosine, bare = None, replace(image, embeddings=np.empty((len(image.objectness), 0), np.float16))
+                for own, one in zip(found, rules, strict=True):
+                    boxes, names = one.base_of(image.image_id)
+                    if len(names):
+                        if cosine is None:
+                            cosine = self._cosines(image)
+                        own.append(SampledImage(bare, one.cosines(cosine), extent, boxes, names))
+            return found
+
+        samples: list[list[SampledImage]] = [[] for _ in rules]
+        # Every so many-th part first, then those between, until there are enough images.
+        step = max(1, len(self.paths) * _IMAGES_PER_PART // _SAMPLE)
+        for start in range(step):
+            for found in self.pool.map(read, self.paths[start::step]):
+                for sample, images in zip(samples, found, strict=True):
+                    sample += images
+            if all(len(sample) >= _SAMPLE // 2 for sample in samples):
+                break
+        return samples
+
+    def _nearest_boxes(self, rules: Sequence[Labelling]) -> list[NearestBoxes]:
+        """The boxes of the whole store that are nearest to each novel and base name of each rule."""
+        if not rules:
+            return []
+        names, dim = [one.rule.table.novel + one.rule.table.base for one in rules], self.text_embeddings.shape[1]
+
+        def of_part(path: Path) -> list[NearestBoxes]:
+            cosine = [[np.empty((0, count))] for count in names]
+            embeddings = [np.empty((0, dim), np.float16)]
+            for image, _ in self._images(path):
+                likely = image.objectness >= MIN_OBJECTNESS
+                every = self._cosines(image)[likely]
+                for own, one, count in zip(cosine, rules, names, strict=True):
+                    own.append(one.cosines(every)[:, :count])
+                embeddings.append(image.embeddings[likely])
+            boxes = np.concatenate(embeddings)
+            return [nearest_boxes(np.concatenate(own), boxes) for own in cosine]
+
+        found = [nearest_boxes(np.empty((0, count)), np.empty((0, dim), np.float16)) for count in names]
+        for part in self.pool.map(of_part, self.paths):
+            found = [merge(before, [more]) for before, more in zip(found, part, strict=True)]
+        return found
+
+
+@contextlib.contextmanager
+def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
+    """The store that the plans label, checked, with the text embeddings of their names.
+
+    Args:
+        plans: of the same images, one at least; see `with_label_options`.
+
+    Raises:
+        UserError: no store, an incomplete one, one of other images, or an encoder that is not the store's.
+    """
+    plan = plans[0]
+    store = store_of(plan.config)
+    manifest = store.manifest()
+    if plan.config.label.annotations is None and manifest.identity["dataset"]["digest"] != plan.digest:
+        raise UserError(
+            f"data.annotations: {plan.coco.path} has other images than the store {store.folder} was made from; "
+            "label.annotations takes another JSON of the same images"
+        )
+    part_of = store.part_of_images()
+    absent = [image_id for image_id in plan.image_ids if image_id not in part_of]
+    if not part_of:
+        raise UserError(f"run.output: the store {store.folder} has no images; score some with launch/score.py")
+    if len(absent) == len(plan.image_ids):
+        raise UserError(
+            f"run.output: none of the {len(absent)} images of {plan.coco.path} is in the store {store.folder}; it was "
+            "made from other images"
+        )
+    if absent:
+        message = (
+            f"{len(absent)} of {len(plan.image_ids)} images are not in the store {store.folder}, the first are "
+            f"{', '.join(map(str, absent[:5]))}"
+        )
+        if not plan.config.label.allow_partial:
+            raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
+        print_line(f"warning: {message}; they get no pseudo labels", error=True)
+    embedded = embed_plans(plans, manifest)
+    rules, text_embeddings, columns = _rules(plans, manifest, [rows for rows, _ in embedded])
+    base: dict[tuple[int, ...], BaseBoxes] = {}
+    for one in plans:
+        if _looks_at_base(one) and tuple(one.base_ids) not in base:
+            base[tuple(one.base_ids)] = read_base_boxes(plan.coco, one.base_ids)
+    labellings = [
+        Labelling(
+            plan=one,
+            rule=rule,
+            scores=_decided(one, (*_OF_SUPPRESSION, *_OF_THRESHOLD, *_OF_FILES)),
+            labels=_decided(one, (*_OF_THRESHOLD, *_OF_FILES)),
+            columns=own,
+            base=base.get(tuple(one.base_ids)) if _looks_at_base(one) else None,
+            text_embeddings=of_categories,
+        )
+        for one, rule, own, (_, of_categories) in zip(plans, rules, columns, embedded, strict=True)
+    ]
+    wanted = set(plan.image_ids)
+    paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
+        # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
+        # cores.
+        yield StorePass(plan, store, manifest, paths, len(absent), text_embeddings, labellings, wanted, pool)
+
+
+def _rules(
+    plans: Sequence[LabelPlan], manifest: Manifest, matrices: Sequence[np.ndarray]
+) -> tuple[list[Rule], np.ndarray, list[np.ndarray | None]]:
+    """The rule of each plan, the words of all rules, and where among them each rule's own are.
+
+    Args:
+        matrices: the text embeddings of each plan's table.
+    """
+    if manifest.vocabulary is not None:
+        imported: list[Rule] = [imported_rule(one, manifest, manifest.vocabulary) for one in plans]
+        return imported, np.empty((0, 0), np.float32), [None] * len(plans)
+    rules = [
+        Rule(one.config.label, one.table, matrix, manifest.similarity)
+        for one, matrix in zip(plans, matrices, strict=True)
+    ]
+    return rules, *_together(matrices)
+
+
+def _together(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Every distinct row of some matrices once, and where the rows of each are; None: all of them, in this order."""
+    place: dict[bytes, int] = {}
+    rows: list[np.ndarray] = []
+    columns = []
+    for matrix in matrices:
+        for row in matrix:
+            if place.setdefault(row.tobytes(), len(rows)) == len(rows):
+                rows.append(row)
+        columns.append(np.array([place[row.tobytes()] for row in matrix], np.int64))
+    every = np.arange(len(rows))
+    return np.stack(rows), [None if np.array_equal(own, every) else own for own in columns]
+
+
+def _decided(plan: LabelPlan, but: Sequence[str]) -> str:
+    """What decides a plan's scores or labels: its names, and its options without those in `but`."""
+    options = {name: value for name, value in asdict(plan.config.label).items() if name not in but}
+    # Whether base names are scored too decides no score of a novel one, but a table has them or not.
+    return repr((options, plan.table.words, plan.templates))
+
+
+def _retrieves(rule: Rule) -> bool:
+    """Whether a rule looks at the nearest boxes of the store before it labels; `verified` judges names itself."""
+    return rule.options.class_score == "retrieved" and rule.options.box_score != "verified"
+
+
+def _learns(rule: Rule) -> bool:
+    """Whether a rule looks at a sample of the store before it labels."""
+    return rule.options.box_score in ("learned", "verified") or rule.options.asks_base_names
+
+
+def _looks_at_base(plan: LabelPlan) -> bool:
+    options = plan.config.label
+    suppresses = {"base_iou", "base_inside"} & set(options.suppress)
+    return bool(suppresses) or options.box_score in ("learned", "verified") or options.asks_base_names
+
+
+def _check_extent(plan: LabelPlan, image: Regions) -> None:
+    """Boxes outside the image show that the JSON describes other images than those that were scored."""
+    extent = plan.extents[image.image_id]
+    if (image.boxes_xyxy[:, 2:] > np.array(extent)).any():
+        raise UserError(
+            f"{plan.coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes"
+            " of it that lie outside; the store was made from other images"
+        )
