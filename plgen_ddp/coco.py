@@ -7,14 +7,17 @@ second and 1 GB.
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import write_atomically
+from plgen_ddp.json_text import item_slices, member_slices, replaced, with_member
 from plgen_ddp.records import PseudoLabel, PseudoLabels
 
 T = TypeVar("T")
@@ -45,6 +48,10 @@ class Category(msgspec.Struct, gc=False):
 
     id: Id
     name: str
+
+
+class _CategoryEmbedding(msgspec.Struct):
+    text_emb: list[float] | None = None
 
 
 class AnnotationKeys(msgspec.Struct, gc=False):
@@ -98,6 +105,7 @@ class CocoFile:
             self._top: dict[str, msgspec.Raw] = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{key}: {path} is not a COCO-format JSON: {error}") from None
+        self._text = text
         self.sha256 = hashlib.sha256(text).hexdigest()
         missing = [name for name in ("images", "categories") if name not in self._top]
         if missing:
@@ -121,11 +129,56 @@ class CocoFile:
         """The categories in the file's order."""
         categories = self._decode("categories", list[Category])
         for what in ("id", "name"):
-            values = [getattr(category, what) for category in categories]
-            repeated = next((value for value in values if values.count(value) > 1), None)
+            counts = Counter(getattr(category, what) for category in categories)
+            repeated = next((value for value, count in counts.items() if count > 1), None)
             if repeated is not None:
                 raise UserError(f"{self._key}: {self.path} has two categories with {what} {repeated!r}")
         return categories
+
+    def category_values(self, name: str) -> list[Any]:
+        """The value that each category has under a key, in the file's order; None where it has none."""
+        rows = self._decode("categories", list[dict[str, msgspec.Raw]])
+        return [msgspec.json.decode(row[name]) if name in row else None for row in rows]
+
+    def text_embedding_lengths(self) -> list[int]:
+        """How many numbers each category's `text_emb` has, in the file's order; 0 where it has none."""
+        return [len(row.text_emb or ()) for row in self._decode("categories", list[_CategoryEmbedding])]
+
+    def categories_text(
+        self,
+        text_embeddings: Mapping[int, np.ndarray],
+        added: Sequence[Category] = (),
+        left_out: set[int] | None = None,
+    ) -> bytes:
+        """The text of `categories`, changed. What is not changed keeps its bytes.
+
+        Args:
+            text_embeddings: float32 (d,) each, by category id: written as `text_emb`, in the shortest digits that give
+                the same float32 again.
+            added: categories to write behind those of the file.
+            left_out: ids of categories to leave out.
+
+        Raises:
+            UserError: a category that has a key twice.
+        """
+        text = bytes(self._top["categories"])
+        ids = [category.id for category in self.categories()]
+        items = self._decode("categories", list[msgspec.Raw])
+        entries = {category_id: bytes(item) for category_id, item in zip(ids, items, strict=True)}
+        new = {category.id: _encode(category) for category in added}
+        try:
+            for category_id, embedding in text_embeddings.items():
+                where = entries if category_id in entries else new
+                where[category_id] = with_member(where[category_id], "text_emb", _numbers(embedding))
+        except ValueError as error:
+            raise UserError(f"{self._key}: {self.path}: among its categories, {error}") from None
+        if left_out:
+            kept = [entry for category_id, entry in entries.items() if category_id not in left_out]
+            return b"[" + b", ".join([*kept, *new.values()]) + b"]"
+        text = b"".join(replaced(text, zip(item_slices(text, items), entries.values(), strict=True)))
+        if not new:
+            return text
+        return text[: text.rindex(b"]")].rstrip() + b", " * bool(entries) + b", ".join(new.values()) + b"]"
 
     def annotation_keys(self) -> list[AnnotationKeys]:
         """Image, category and id of every annotation, in the file's order; none where the file has no annotations."""
@@ -173,6 +226,7 @@ class CocoFile:
         image_ids: Sequence[int] | None = None,
         *,
         box_score: bool = False,
+        categories: bytes | None = None,
     ) -> int:
         """Writes this file with the pseudo labels in the place of every annotation whose category is not base.
 
@@ -185,6 +239,7 @@ class CocoFile:
                 last id of the pseudo labels: nothing else says for sure which annotations they are.
             image_ids: write only these images and their annotations; all by default.
             box_score: give pseudo labels the key `box_score`.
+            categories: from `categories_text`; the file's own by default.
 
         Returns:
             How many base annotations were kept.
@@ -199,6 +254,8 @@ class CocoFile:
         labels = columns.rows(first_id, box_score=box_score)
 
         parts: dict[str, bytes | msgspec.Raw] = dict(self._top)
+        if categories is not None:
+            parts["categories"] = categories
         images = self._decode("images", list[msgspec.Raw])
         if wanted is not None:
             of_images = zip(self._decode("images", list[Image]), images, strict=True)
@@ -222,6 +279,18 @@ class CocoFile:
         write_atomically(path, chunks())
         return len(kept)
 
+    def write_with_categories(self, path: Path, categories: bytes) -> None:
+        """Writes this file with another text of `categories` and all else byte for byte, without a byte order mark.
+
+        Raises:
+            UserError: a file that has a key twice, or the folder cannot be written.
+        """
+        try:
+            where = member_slices(self._text, self._top)["categories"]
+        except ValueError as error:
+            raise UserError(f"{self._key}: {self.path}: {error}") from None
+        write_atomically(path, replaced(self._text, [(where, categories)]))
+
     def _info(self) -> dict[str, Any]:
         try:
             return self._decode("info", dict[str, msgspec.Raw]) if "info" in self._top else {}
@@ -238,6 +307,11 @@ class CocoFile:
 
 def _encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
+
+
+def _numbers(values: np.ndarray) -> bytes:
+    """A JSON list of float32 numbers, each in the fewest digits that name it."""
+    return f"[{', '.join(values.astype(np.float32).astype(str).tolist())}]".encode()
 
 
 def _chunks(kept: list[msgspec.Raw], labels: Iterator[PseudoLabel], size: int = 10_000) -> Iterator[list[Any]]:

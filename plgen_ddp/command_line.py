@@ -11,7 +11,7 @@ import inspect
 import itertools
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,11 @@ switches.
 
 
 def command_line(
-    manual: str | None, schema: type | None = Config, *, config: str | None = None
+    manual: str | None,
+    schema: type | None = Config,
+    *,
+    config: str | None = None,
+    positional: Mapping[str, str] | None = None,
 ) -> argparse.ArgumentParser:
     """A parser of `--config NAME [section.key=value ...]`; call its `parse_intermixed_args`.
 
@@ -42,8 +46,9 @@ def command_line(
         manual: the launcher's docstring.
         schema: the dataclass of the command's sections; None: the command has no configuration.
         config: the packaged config of a command that takes no --config.
+        positional: the words that come before `section.key=value`, each with its help.
     """
-    return _CommandLine(manual, schema, config)
+    return _CommandLine(manual, schema, config, positional or {})
 
 
 def describe_options(schema: type) -> str:
@@ -78,12 +83,16 @@ def meanings_of(section: Any) -> dict[str, str]:
 
 
 class _CommandLine(argparse.ArgumentParser):
-    def __init__(self, manual: str | None, schema: type | None, config: str | None) -> None:
+    def __init__(
+        self, manual: str | None, schema: type | None, config: str | None, positional: Mapping[str, str]
+    ) -> None:
         super().__init__(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._schema = schema
         self.add_argument("--version", action="version", version=f"plgen_ddp {__version__}")
         self.add_argument("--options", action=_PrintOptions, help="print every option, then exit")
         self.add_argument("--print-config", action="store_true", help="print the configuration as YAML, then exit")
+        for name, help in positional.items():
+            self.add_argument(name, metavar=name.upper(), help=help)
         if schema is None:
             return
         if config is None:

@@ -206,8 +206,19 @@ class LabelConfig:
 
     vocabulary: Any = file_option("vocabularies/*.yaml", names=True)
     """The novel names: a YAML file with `novel` and optionally `base`, `distractors`, `aliases`, `supers` and `subs`,
-    the name of one in configs/vocabularies, a list of names (`dog,cat`), or such a mapping. Without `base`, every other
-    category of the JSON is base and keeps its annotations. Labelling needs it."""
+    the name of one in configs/vocabularies, a list of names (`dog,cat`), or such a mapping. In the place of `novel`,
+    `novel_where` means all categories with these values: `{novel_where: {frequency: r}}`. Names are written as in the
+    JSON; prompts read `_` as a space and nothing else of `car_(automobile)`, as the recipe does, unless an alias says
+    more. Without `base`, every other category of the JSON is base and keeps its annotations. Labelling needs it."""
+
+    add_categories: bool = False
+    """Whether novel names that the JSON lacks become new categories of the output, with ids behind the largest. false:
+    such a name is a mistake."""
+
+    drop_categories: bool = False
+    """Whether categories that are neither novel nor base are left out of the output, as VL-PLM's and MarvelOVD's own
+    JSON leaves 15 of COCO's 80 out. Their training code numbers the categories of the JSON and takes the text
+    embeddings in the order of its own 65 names, so it needs that for COCO's JSON with all 80."""
 
     templates: Any = file_option("templates/*.txt")
     """Prompt templates: a text file with one per line, the name of one in configs/templates, or a list. `{}` is
@@ -277,6 +288,12 @@ class LabelConfig:
     output: str | None = None
     """The labelled JSON. null: labels.json in `run.output`."""
 
+    text_embeddings: str = "fill"
+    """`text_emb` of every category of the output, which VL-PLM's and MarvelOVD's training loaders read: the embedding
+    that labels use for its name. fill: for categories without it. replace: for all. none: as the JSON has it. The store
+    keeps embeddings; one new to it costs 0.26 to 0.5 s on a CPU core with ViT-B/32 and 63 templates, so LVIS' 1203
+    names cost 5 to 10 minutes, once."""
+
     def __post_init__(self) -> None:
         # Below 1e-6 the softmax is a step, and soon no float holds its exponents.
         usable = self.temperature is None or 1e-6 <= self.temperature < math.inf
@@ -285,6 +302,7 @@ class LabelConfig:
             "class_score": ("novel", "all", "hierarchy", "retrieved"),
             "box_score": ("objectness", "foreground", "agreement", "none", "learned", "verified"),
             "fusion": ("mean", "geometric", "logits", "class_only"),
+            "text_embeddings": ("fill", "replace", "none"),
             "threshold": ("fixed", "f_beta_base", "precision", "density"),
         }
         for name, known in choices.items():

@@ -161,7 +161,8 @@ def _config(options: LabelOptions, preset: str, words: Sequence[str]) -> tuple[C
     """A configuration that labels the store, and the words that make it of the preset."""
     name = f"{preset}-{len(words)}"
     words = [*options.overrides, *words, f"run.output={options.work}", f"label.output={options.work / name}.json"]
-    words.append("label.templates=['{}']")  # text embeddings are drawn, a prompt each
+    # Text embeddings are drawn, a prompt each; no encoder made this store.
+    words += ["label.templates=['{}']", "label.text_embeddings=none"]
     return load_config(preset, words), words
 
 

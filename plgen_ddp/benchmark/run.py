@@ -159,7 +159,8 @@ def _check(options: Options, precisions: Sequence[str]) -> None:
         raise UserError("--agreement compares precisions with the first one; give two or more that this machine has")
     for name in PRESETS:
         config = preset(name, options.overrides, LABELS_REQUIRE)
-        read_vocabulary(config)
+        if read_vocabulary(config).novel_where:
+            raise UserError("label.vocabulary: the benchmark's own JSON has no keys for novel_where; list the names")
         read_templates(config)
 
 

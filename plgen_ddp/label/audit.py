@@ -71,7 +71,7 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
 
     What a labelling may change is no leak: it leaves out annotations of names that are neither novel nor base, gives
     categories their `text_emb`, adds categories for novel names that the source lacks, with ids above its own, and may
-    leave out images, of which `info` then says how many there are.
+    leave out categories that are neither novel nor base, and images, of which `info` then says how many there are.
 
     Args:
         also_novel: names whose annotations must not be there either.
@@ -125,7 +125,7 @@ def _of_images(labelled: LabelledFile, source: CocoFile, image_ids: list[int]) -
 
 
 def _of_categories(labelled: LabelledFile, source: CocoFile) -> Iterator[str]:
-    """A category may get `text_emb`; a novel name may become a category."""
+    """A category may get `text_emb`; a novel name may become a category; one of neither kind may be left out."""
     found, own = (
         {row["id"]: {key: value for key, value in row.items() if key != "text_emb"} for row in rows}
         for rows in (coco.entries("categories", dict[str, Any]) for coco in (labelled.coco, source))
@@ -136,7 +136,9 @@ def _of_categories(labelled: LabelledFile, source: CocoFile) -> Iterator[str]:
                 yield f"category {category_id} ({row['name']!r}) is not as in the source"
         elif row["name"] not in labelled.novel or category_id <= max(own, default=0):
             yield f"category {category_id} ({row['name']!r}) is not in the source"
-    yield from (f"category {absent} of the source is missing" for absent in own.keys() - found.keys())
+    for absent in sorted(own.keys() - found.keys()):
+        if labelled.base is None or own[absent]["name"] in {*labelled.novel, *labelled.base}:
+            yield f"category {absent} of the source is missing"
 
 
 def _of_other_annotations(

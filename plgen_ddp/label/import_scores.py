@@ -60,7 +60,7 @@ def import_scores(folder: Path, config: Config) -> ImportSummary:
     paths = _files(folder)
     coco = CocoFile(given(config.data.annotations), "data.annotations")
     images = coco.images()
-    vocabulary = read_vocabulary(config)
+    vocabulary = read_vocabulary(config).of_json(coco)
     novel_ids, _ = vocabulary.category_ids(coco.categories())
     fixed = fixed_vocabulary(vocabulary, read_templates(config))
     scores = _Scores(paths, {image.id: (image.width, image.height) for image in images}, novel_ids)

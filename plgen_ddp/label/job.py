@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from plgen_ddp.config import Config
+from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.audit import admit, unaudited
 from plgen_ddp.label.box_scores import no_evidence
+from plgen_ddp.label.category_embeddings import print_without
 from plgen_ddp.label.density import DensestLabels, names_of
 from plgen_ddp.label.embed_names import check_name_lengths
 from plgen_ddp.label.passes import Labelling, open_store
@@ -68,6 +70,8 @@ def label_store(plan: LabelPlan) -> LabelSummary:
     Raises:
         UserError: no store, an incomplete one, one of other images, an encoder that is not the store's, or a leak.
     """
+    if plan.added:
+        print_line(f"adding {len(plan.added)} categories: {', '.join(category.name for category in plan.added)}")
     with without_garbage_collection():
         (done,) = label_plans([plan])
         return write_labels(done)
@@ -128,6 +132,8 @@ def write_labels(done: LabelledStore) -> LabelSummary:
         UserError: a leak.
     """
     plan = done.labelling.plan
+    if done.manifest.vocabulary is not None:
+        print_without(plan.embedded)
     everything = len(plan.image_ids) == len(plan.extents)
     base_annotations = plan.coco.write_labelled(
         unaudited(plan.output),
@@ -144,6 +150,7 @@ def write_labels(done: LabelledStore) -> LabelSummary:
             done.absent,
         ),
         image_ids=None if everything else plan.image_ids,
+        categories=plan.coco.categories_text(done.labelling.text_embeddings, plan.added, plan.left_out),
         box_score=plan.config.label.box_score != "objectness",
     )
     admit(plan.output, plan.coco)

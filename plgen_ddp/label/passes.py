@@ -17,7 +17,7 @@ from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
-from plgen_ddp.label.embed_names import embed_names
+from plgen_ddp.label.embed_names import embed_plans
 from plgen_ddp.label.imported_rule import imported_rule
 from plgen_ddp.label.labels import kept_boxes_of_images, label_boxes
 from plgen_ddp.label.plan import LabelPlan
@@ -43,7 +43,7 @@ _COSINES_AT_ONCE = 500_000
 # The options of `label` that decide no score.
 _OF_SUPPRESSION = ("box_threshold", "nms_iou", "suppress", "base_iou")
 _OF_THRESHOLD = ("score_threshold", "threshold", "f_beta", "wanted_precision", "per_image", "per_name")
-_OF_FILES = ("annotations", "allow_partial", "output")
+_OF_FILES = ("annotations", "allow_partial", "output", "text_embeddings", "drop_categories")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Labelling:
             their thresholds.
         columns: where the rule's words are among those of all labellings, int64; None: they are all, in this order.
         base: base annotations, where the rule looks at them.
+        text_embeddings: of the categories that get `text_emb`, float32 (d,) each, by category id.
         on_base: what base names say of the rule, where they are asked; None until `StorePass.prepare`.
     """
 
@@ -64,6 +65,7 @@ class Labelling:
     labels: str
     columns: np.ndarray | None
     base: BaseBoxes | None
+    text_embeddings: dict[int, np.ndarray]
     on_base: OnBaseNames | None = None
 
     def cosines(self, cosine: np.ndarray) -> np.ndarray:
@@ -262,7 +264,8 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
         if not plan.config.label.allow_partial:
             raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
         print_line(f"warning: {message}; they get no pseudo labels", error=True)
-    rules, text_embeddings, columns = _rules(plans, manifest)
+    embedded = embed_plans(plans, manifest)
+    rules, text_embeddings, columns = _rules(plans, manifest, [rows for rows, _ in embedded])
     base: dict[tuple[int, ...], BaseBoxes] = {}
     for one in plans:
         if _looks_at_base(one) and tuple(one.base_ids) not in base:
@@ -275,8 +278,9 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
             labels=_decided(one, (*_OF_THRESHOLD, *_OF_FILES)),
             columns=own,
             base=base.get(tuple(one.base_ids)) if _looks_at_base(one) else None,
+            text_embeddings=of_categories,
         )
-        for one, rule, own in zip(plans, rules, columns, strict=True)
+        for one, rule, own, (_, of_categories) in zip(plans, rules, columns, embedded, strict=True)
     ]
     wanted = set(plan.image_ids)
     paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
@@ -286,17 +290,17 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
         yield StorePass(plan, store, manifest, paths, len(absent), text_embeddings, labellings, wanted, pool)
 
 
-def _rules(plans: Sequence[LabelPlan], manifest: Manifest) -> tuple[list[Rule], np.ndarray, list[np.ndarray | None]]:
-    """The rule of each plan, the words of all rules, and where among them each rule's own are."""
+def _rules(
+    plans: Sequence[LabelPlan], manifest: Manifest, matrices: Sequence[np.ndarray]
+) -> tuple[list[Rule], np.ndarray, list[np.ndarray | None]]:
+    """The rule of each plan, the words of all rules, and where among them each rule's own are.
+
+    Args:
+        matrices: the text embeddings of each plan's table.
+    """
     if manifest.vocabulary is not None:
         imported: list[Rule] = [imported_rule(one, manifest, manifest.vocabulary) for one in plans]
         return imported, np.empty((0, 0), np.float32), [None] * len(plans)
-    embedded: dict[str, np.ndarray] = {}
-    keys = [repr((one.table.words, one.templates)) for one in plans]
-    for key, one in zip(keys, plans, strict=True):
-        if key not in embedded:
-            embedded[key] = embed_names(one)
-    matrices = [embedded[key] for key in keys]
     rules = [
         Rule(one.config.label, one.table, matrix, manifest.similarity)
         for one, matrix in zip(plans, matrices, strict=True)

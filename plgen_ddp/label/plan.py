@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from plgen_ddp.coco import CocoFile
+from plgen_ddp.coco import Category, CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.files import check_output
 from plgen_ddp.image_files import dataset_digest
+from plgen_ddp.label.category_embeddings import categories_to_embed
 from plgen_ddp.label.rule import NameTable, name_table
 from plgen_ddp.label.score_thresholds import read_score_thresholds
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
@@ -34,6 +35,8 @@ class LabelPlan:
         base_ids: category ids whose annotations stay. base_names: their names, in the JSON's order.
         table: the words whose text embeddings the rule looks at.
         thresholds: `label.score_threshold` of each novel name, float64.
+        added: categories that the output has and the JSON lacks. left_out: ids of those that the output lacks.
+        embedded: categories that get `text_emb` in the output.
     """
 
     config: Config
@@ -49,6 +52,13 @@ class LabelPlan:
     base_names: list[str]
     table: NameTable
     thresholds: np.ndarray
+    added: list[Category]
+    left_out: set[int]
+    embedded: list[Category]
+
+    def category_words(self) -> list[tuple[str, ...]]:
+        """What stands in the prompts of each category that gets `text_emb`: the words of its label."""
+        return [self.vocabulary.words_of(category.name) for category in self.embedded]
 
 
 def plan_labelling(config: Config) -> LabelPlan:
@@ -60,7 +70,7 @@ def plan_labelling(config: Config) -> LabelPlan:
     coco = _file_to_label(config)
     _output(config, coco)  # before the slower checks
     coco.annotation_keys()  # a mistake in them must show before the work
-    vocabulary = read_vocabulary(config)
+    vocabulary = read_vocabulary(config).of_json(coco)
     images = coco.images()
     extents = {image.id: (image.width, image.height) for image in images}
     image_ids = _images_to_label(config, [image.id for image in images])
@@ -79,7 +89,7 @@ def with_label_options(plan: LabelPlan, config: Config) -> LabelPlan:
     before, now = plan.config.label, config.label
     assert (config.data, now.annotations) == (plan.config.data, before.annotations), "other images"
     # Read again only where another one is meant: a sweep has many settings, and few vocabularies.
-    vocabulary = plan.vocabulary if now.vocabulary == before.vocabulary else read_vocabulary(config)
+    vocabulary = plan.vocabulary if now.vocabulary == before.vocabulary else read_vocabulary(config).of_json(plan.coco)
     templates = plan.templates if now.templates == before.templates else read_templates(config)
     return _plan(config, plan.coco, plan.extents, plan.image_ids, plan.digest, vocabulary, templates)
 
@@ -94,9 +104,14 @@ def _plan(
     templates: tuple[str, ...],
 ) -> LabelPlan:
     categories = coco.categories()
+    added = vocabulary.new_categories(categories) if config.label.add_categories else []
+    categories += added
     novel_ids, base_ids = vocabulary.category_ids(categories)
     base = [category for category in categories if category.id in base_ids]
     base_names = [category.name for category in base]
+    named = base_ids | set(novel_ids)
+    left_out = {category.id for category in categories if config.label.drop_categories and category.id not in named}
+    to_embed = categories_to_embed(coco, added, config.label.text_embeddings)
     return LabelPlan(
         config=config,
         output=_output(config, coco),
@@ -111,6 +126,9 @@ def _plan(
         base_names=base_names,
         table=name_table(vocabulary, base_names, config.label),
         thresholds=read_score_thresholds(config.label, vocabulary.novel),
+        added=added,
+        left_out=left_out,
+        embedded=[category for category in to_embed if category.id not in left_out],
     )
 
 

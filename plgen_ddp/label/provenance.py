@@ -45,6 +45,7 @@ def _settings(plan: LabelPlan, rule: Rule, on_base: OnBaseNames | None, threshol
     """What decided the labels: the rule's options, what was learned, the names and prompts."""
     label, vocabulary = plan.config.label, plan.vocabulary
     left_out = ["annotations", "vocabulary", "templates", "allow_partial", "output"]
+    left_out += ["text_embeddings", "add_categories", "drop_categories"]  # the categories themselves show them
     if label.threshold != "density":
         left_out += ["per_image", "per_name"]
     settings: dict[str, Any] = {name: value for name, value in asdict(label).items() if name not in left_out}

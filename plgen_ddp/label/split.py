@@ -33,7 +33,7 @@ def split_novel(config: Config, output: Path) -> SplitSummary:
     """
     coco = CocoFile(given(config.data.annotations), "data.annotations")
     check_output(output, "--output", {"data.annotations": coco.path, "label.vocabulary": config.label.vocabulary})
-    vocabulary = read_vocabulary(config)
+    vocabulary = read_vocabulary(config).of_json(coco)
     novel_ids = set(vocabulary.category_ids(coco.categories())[0])
     known = {image.id for image in coco.images()}
     images = {key.image_id for key in coco.annotation_keys() if key.category_id in novel_ids} & known

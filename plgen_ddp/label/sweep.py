@@ -4,7 +4,7 @@ Settings that differ only in their thresholds are one ranking of labels, cut at 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +72,10 @@ def sweep(settings: Sequence[Setting], ground_truth: Path | None = None) -> Swee
     Raises:
         UserError: what labelling with a setting raises, or ground truth that does not fit the labels.
     """
-    first = plan_labelling(settings[0].config)
-    plans = [first, *(with_label_options(first, setting.config) for setting in settings[1:])]
+    # Nothing is written, so no category needs its text embedding.
+    configs = [replace(one.config, label=replace(one.config.label, text_embeddings="none")) for one in settings]
+    first = plan_labelling(configs[0])
+    plans = [first, *(with_label_options(first, config) for config in configs[1:])]
     extents = {image_id: first.extents[image_id] for image_id in first.image_ids}
     objects: dict[tuple[str, ...], Objects | None] = {}
     for plan in plans:

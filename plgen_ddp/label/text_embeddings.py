@@ -36,19 +36,21 @@ def prompts(words: Sequence[str], templates: Sequence[str]) -> list[str]:
 class TextEmbeddings:
     """Text embeddings of names under one set of templates, kept in a file of the store."""
 
-    def __init__(self, folder: Path, templates: Sequence[str], dim: int, precision: str = "fp32") -> None:
+    def __init__(self, folder: Path | None, templates: Sequence[str], dim: int | None, precision: str = "fp32") -> None:
         """
         Args:
-            folder: holds one file for each set of templates and precision.
+            folder: holds one file for each set of templates and precision; None: nothing is kept.
             dim: length of an embedding; a file of another length is replaced.
             precision: of the encoder that embeds new names (`clip.text_precision`).
         """
         digest = hashlib.sha256(json.dumps(list(templates)).encode()).hexdigest()
         kind = "" if precision == "fp32" else f"-{precision}"
-        self._path = folder / f"text-{digest[:16]}{kind}.npz"
+        self._path = None if folder is None else folder / f"text-{digest[:16]}{kind}.npz"
         self._templates = templates
         self._known: dict[str, np.ndarray] = {}
-        self._writable = True
+        self._writable = self._path is not None
+        if self._path is None:
+            return
         # A damaged cache costs a minute of CLIP; it is no reason to stop.
         try:
             with np.load(self._path, allow_pickle=False) as stored:
@@ -56,6 +58,10 @@ class TextEmbeddings:
                     self._known = dict(zip(stored["keys"].tolist(), stored["embeddings"], strict=True))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass
+
+    def knows(self, words: Sequence[tuple[str, ...]]) -> bool:
+        """Whether all of these names were embedded before."""
+        return all(json.dumps(names) in self._known for names in words)
 
     def embed(
         self, words: Sequence[tuple[str, ...]], load_encoder: Callable[[], Callable[[Sequence[str]], Any]]
@@ -85,7 +91,7 @@ class TextEmbeddings:
         return np.stack([self._known[key] for key in keys])
 
     def _save(self) -> None:
-        if not self._writable:
+        if self._path is None or not self._writable:
             return
         buffer = io.BytesIO()
         np.savez(buffer, keys=np.array(list(self._known)), embeddings=np.stack(list(self._known.values())))

@@ -1,7 +1,8 @@
 """Class names: the novel ones to score against, the base ones whose annotations stay, and the prompt templates."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from plgen_ddp.coco import Category
+from plgen_ddp.coco import Category, CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError, one_line, suggestion
 from plgen_ddp.options import option_value
@@ -20,10 +21,13 @@ class Vocabulary:
     """The names of one labelling.
 
     Attributes:
-        novel: names to score, each a category of the JSON.
+        novel: names to score, each a category of the JSON or one to add to it. Empty until `of_json` where
+            `novel_where` names them.
         base: categories whose annotations stay; None: all that are not novel.
         distractors: names that are scored and never become a label; they need no category.
         aliases: words that replace a name in the prompts; several are averaged.
+        novel_where: values by key of the JSON's categories; the novel names are the categories that have, under each
+            key, one of its values.
         supers, subs: wider words of a novel or base name (dog: animal, pet) and narrower ones (dog: corgi, husky), for
             the hierarchy rule. Names may share super words; a sub word belongs to one name. Not every name needs them.
     """
@@ -32,12 +36,50 @@ class Vocabulary:
     base: tuple[str, ...] | None = None
     distractors: tuple[str, ...] = ()
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    novel_where: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     supers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     subs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def words(self) -> list[tuple[str, ...]]:
         """What stands in the prompts of each scored name: the novel ones, then the distractors."""
-        return [self.aliases.get(name, (name,)) for name in (*self.novel, *self.distractors)]
+        return [self.words_of(name) for name in (*self.novel, *self.distractors)]
+
+    def words_of(self, name: str) -> tuple[str, ...]:
+        """What stands in the prompts of a name."""
+        return self.aliases.get(name, (name,))
+
+    def of_json(self, coco: CocoFile, key: str = "label.vocabulary") -> "Vocabulary":
+        """The vocabulary with the novel names that `novel_where` means in a JSON, in the JSON's order.
+
+        Raises:
+            UserError: no category has the key or one of its values, or a novel name is a base name too.
+        """
+        if not self.novel_where:
+            return self
+        categories = coco.categories()
+        chosen = dict.fromkeys(category.name for category in categories)
+        for name, wanted in self.novel_where.items():
+            values = coco.category_values(name)
+            present = [value for value in values if value is not None]
+            if not present:
+                raise UserError(f"{key}: novel_where: no category of {coco.path} has the key {name!r}")
+            for one in wanted:
+                if not any(_equal(one, value) for value in present):
+                    shown = ", ".join(map(repr, list(dict.fromkeys(map(str, present)))[:10]))
+                    raise UserError(f"{key}: novel_where: no category has {name} {one!r}; values there are {shown}")
+            for category, value in zip(categories, values, strict=True):
+                if not any(_equal(one, value) for one in wanted):
+                    chosen.pop(category.name, None)
+        if not chosen:
+            raise UserError(f"{key}: novel_where: no category has all of {self.novel_where}")
+        _check_names(found := replace(self, novel=tuple(chosen), novel_where={}), key)
+        return found
+
+    def new_categories(self, categories: Sequence[Category]) -> list[Category]:
+        """Categories for the novel names that no category has, with ids behind the largest."""
+        known = {category.name for category in categories}
+        first = max((category.id for category in categories), default=0) + 1
+        return [Category(first + n, name) for n, name in enumerate(name for name in self.novel if name not in known)]
 
     def category_ids(self, categories: Sequence[Category], key: str = "label.vocabulary") -> tuple[list[int], set[int]]:
         """(ids of the novel names in their order, ids of the base categories).
@@ -45,8 +87,10 @@ class Vocabulary:
         Raises:
             UserError: a name that no category has, with the nearest that one has.
         """
+        assert not self.novel_where, "`of_json` comes first"
         id_of = {category.name: category.id for category in categories}
-        named = dict.fromkeys((*self.novel, *(self.base or ()), *self.supers, *self.subs))
+        aliased = [name for name in self.aliases if name not in set(self.distractors)]
+        named = dict.fromkeys((*self.novel, *(self.base or ()), *self.supers, *self.subs, *aliased))
         absent = [name for name in named if name not in id_of]
         if absent:
             hints = ", ".join(f"{name!r}{suggestion(name, id_of)}" for name in absent[:5])
@@ -69,8 +113,8 @@ def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary
     if isinstance(given, (list, tuple)):
         given = {"novel": given}
     if not isinstance(given, dict):
-        raise UserError(f"{key}: expected a file, a list of names, or a mapping with `novel`")
-    known = ("novel", "base", "distractors", "aliases", "supers", "subs")
+        raise UserError(f"{key}: expected a file, a list of names, or a mapping with `novel` or `novel_where`")
+    known = ("novel", "novel_where", "base", "distractors", "aliases", "supers", "subs")
     for name in given:
         if name not in known:
             raise UserError(f"{key}: unknown key {name!r}{suggestion(str(name), known)}")
@@ -85,20 +129,15 @@ def read_vocabulary(config: object, key: str = "label.vocabulary") -> Vocabulary
             str(name): _names([words] if isinstance(words, str) else words, f"aliases of {name}", key)
             for name, words in aliases.items()
         },
+        novel_where=_conditions(given.get("novel_where") or {}, key),
         supers=_level(given, "supers", key),
         subs=_level(given, "subs", key),
     )
-    if not vocabulary.novel:
+    if vocabulary.novel and vocabulary.novel_where:
+        raise UserError(f"{key}: it has `novel` and `novel_where`; keep one")
+    if not vocabulary.novel and not vocabulary.novel_where:
         raise UserError(f"{key}: it has no novel name")
-    scored = [*vocabulary.novel, *vocabulary.distractors]
-    for kind, names in (("", [*vocabulary.novel, *(vocabulary.base or ())]), ("scored ", scored)):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UserError(f"{key}: {kind}name given twice: {', '.join(twice)}")
-    for name in vocabulary.aliases:
-        if name not in scored:
-            raise UserError(f"{key}: aliases for {name!r}, which is not scored{suggestion(name, scored)}")
-    _check_hierarchy(vocabulary, key)
+    _check_names(vocabulary, key)
     return vocabulary
 
 
@@ -132,6 +171,22 @@ def read_templates(config: Config) -> tuple[str, ...]:
     return templates
 
 
+def _conditions(given: Any, key: str) -> dict[str, tuple[Any, ...]]:
+    """`novel_where`: the wanted values of each key, one or a list of them."""
+    found = {}
+    for name, values in given.items() if isinstance(given, dict) else [("", None)]:
+        values = values if isinstance(values, (list, tuple)) else [values]
+        if not values or not all(isinstance(value, (str, int, float)) for value in values):
+            raise UserError(f"{key}: `novel_where` maps a key of the JSON's categories to a value or a list of values")
+        found[str(name)] = tuple(values)
+    return found
+
+
+def _equal(wanted: Any, value: Any) -> bool:
+    """Whether a value of a category is the wanted one; JSON's true is not 1."""
+    return bool(wanted == value) and isinstance(wanted, bool) == isinstance(value, bool)
+
+
 def _level(given: dict[Any, Any], level: str, key: str) -> dict[str, tuple[str, ...]]:
     """The words of each name at one level of the hierarchy, `supers` or `subs`."""
     words = given.get(level) or {}
@@ -140,19 +195,35 @@ def _level(given: dict[Any, Any], level: str, key: str) -> dict[str, tuple[str, 
     return {str(name): _names(own, f"{level} of {name}", key) for name, own in words.items()}
 
 
+def _check_names(vocabulary: Vocabulary, key: str) -> None:
+    """Names given twice, aliases of no name, and mistakes in a hierarchy."""
+    scored = [*vocabulary.novel, *vocabulary.distractors]
+    for kind, names in (("", [*vocabulary.novel, *(vocabulary.base or ())]), ("scored ", scored)):
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise UserError(f"{key}: {kind}name given twice: {', '.join(twice)}")
+    if vocabulary.base is not None and not vocabulary.novel_where:
+        known = dict.fromkeys([*scored, *vocabulary.base])
+        for name in vocabulary.aliases:
+            if name not in known:
+                what = f"{key}: aliases for {name!r}, which is no novel, base or distractor name"
+                raise UserError(what + suggestion(name, known))
+    _check_hierarchy(vocabulary, key)
+
+
 def _check_hierarchy(vocabulary: Vocabulary, key: str) -> None:
-    names = (*vocabulary.novel, *(vocabulary.base or ()))
+    names = dict.fromkeys((*vocabulary.novel, *(vocabulary.base or ())))
     for level, words_of in (("supers", vocabulary.supers), ("subs", vocabulary.subs)):
+        others = {*names, *words_of, *vocabulary.distractors}
         for name, words in words_of.items():
             what = f"{key}: {level} of {name!r}"
             # Without `base`, any other category of the JSON may be meant; `category_ids` checks that it is one.
-            if vocabulary.base is not None and name not in names:
+            if vocabulary.base is not None and not vocabulary.novel_where and name not in names:
                 raise UserError(f"{what}, which is no novel or base name{suggestion(name, names)}")
             twice = sorted({word for word in words if words.count(word) > 1})
             if twice:
                 raise UserError(f"{what} repeat {', '.join(twice)}")
-            others = {*names, *words_of, *vocabulary.distractors} - {name}
-            taken = sorted(others.intersection(words))
+            taken = sorted(others.intersection(words) - {name})
             if taken:
                 raise UserError(f"{what} contain {', '.join(taken)}, itself a name; remove it there")
     owner: dict[str, str] = {}

@@ -143,7 +143,10 @@ def _with_rule(config: Config, preset: str, overrides: Sequence[str], folder: Pa
     )
     for key in ("label.vocabulary", "label.templates"):
         require(configured, key)
-    if own.vocabulary and read_vocabulary(configured).novel != read_vocabulary(config).novel:
+    if not own.vocabulary:
+        return configured
+    theirs, ours = read_vocabulary(configured), read_vocabulary(config)
+    if (theirs.novel, theirs.novel_where) != (ours.novel, ours.novel_where):
         return replace(configured, label=replace(configured.label, vocabulary=own.vocabulary))
     return configured
 
@@ -152,13 +155,13 @@ def _with_objects(
     configs: dict[str, Config], ground_truth: Path | None, *, stand_ins: bool
 ) -> tuple[dict[str, Config], Objects]:
     """The configurations, with stand-ins if they are asked for, and the objects to find."""
-    vocabularies = {preset: read_vocabulary(configured) for preset, configured in configs.items()}
     first = next(iter(configs))
+    plain = configs[first]  # the rule decides nothing here, and a hierarchy may not be there
+    plan = plan_labelling(replace(plain, label=replace(plain.label, class_score="novel", box_score="none")))
+    vocabularies = {preset: read_vocabulary(configured).of_json(plan.coco) for preset, configured in configs.items()}
     for preset, vocabulary in vocabularies.items():
         if set(vocabulary.novel) != set(vocabularies[first].novel):
             raise UserError(f"--presets: {preset} and {first} label other names; set label.vocabulary for all of them")
-    plain = configs[first]  # the rule decides nothing here, and a hierarchy may not be there
-    plan = plan_labelling(replace(plain, label=replace(plain.label, class_score="novel", box_score="none")))
     check_output(plan.output, "--output", {"--ground-truth": ground_truth})
     if not stand_ins:
         return configs, read_objects(ground_truth or plan.coco.path, plan.vocabulary.novel)

@@ -51,7 +51,7 @@ def with_stand_ins(config: Config, coco: CocoFile, vocabulary: Vocabulary, stand
         "novel": list(stand_ins),
         "base": base,
         "distractors": distractors,
-        "aliases": of(vocabulary.aliases, {*stand_ins, *distractors}),
+        "aliases": of(vocabulary.aliases, {*named, *distractors}),
         "supers": of(vocabulary.supers, named),
         "subs": of(vocabulary.subs, named),
     }

@@ -95,7 +95,7 @@ def read_training_data(config: ProposalTrainingConfig, *, with_masks: bool) -> T
     """
     path = Path(given(config.data.annotations))
     coco = CocoFile(path, "data.annotations")
-    vocabulary = read_vocabulary(config, "data.vocabulary")
+    vocabulary = read_vocabulary(config, "data.vocabulary").of_json(coco, "data.vocabulary")
     _, base_ids = vocabulary.category_ids(coco.categories(), "data.vocabulary")
     annotations = coco.annotations(base_ids)
     if not annotations:
@@ -153,7 +153,7 @@ def _read_ground_truth(config: ProposalTrainingConfig) -> GroundTruth | None:
         return None
     path = Path(config.data.validation_annotations)
     coco = CocoFile(path, "data.validation_annotations")
-    split = read_vocabulary(config, "data.vocabulary")
+    split = read_vocabulary(config, "data.vocabulary").of_json(coco, "data.vocabulary")
     novel_ids, base_ids = split.category_ids(coco.categories(), "data.vocabulary")
     own_root = config.data.validation_image_root
     index = index_images(coco.images(), own_root or given(config.data.image_root), path)

@@ -141,7 +141,7 @@ def with_another_category(data):
 
 
 def without_a_category(data):
-    del data["categories"][3]
+    del data["categories"][2]
 
 
 def with_another_box(data):
@@ -210,7 +210,7 @@ def unlisted(data):
         ),
         (without_an_image, ["there are 2 images, and info says 3", "base annotation 1 .*", "pseudo label -1 .*there"]),
         (with_another_category, [r"category 3 \('cat'\) is not as in the source"]),
-        (without_a_category, ["category 9 of the source is missing"]),
+        (without_a_category, ["category 8 of the source is missing", "annotation 4 .* is no base name"]),
         (with_another_box, ["base annotation 1 in image 4 is not as in the source"]),
         (with_another_mask, ["base annotation 1 in image 4 is not as in the source"]),
         (without_base, ["base annotation 1 in image 4 of the source is missing"]),
@@ -336,3 +336,9 @@ def test_a_labelling_that_leaks_is_an_error_and_replaces_nothing(two_rank_run, t
 
     call("label", *words, f"label.annotations={source.path}")
     assert json.loads(output.read_text())["annotations"]
+
+
+def test_a_category_that_is_neither_novel_nor_base_may_be_left_out(labelled, tmp_path):
+    assert labelled(lambda data: data["categories"].pop(3)) == ()
+    write(tmp_path, LABELS, base=(3, 8, 9))
+    assert "category 9 of the source is missing" in labelled(lambda data: data["categories"].pop(3))

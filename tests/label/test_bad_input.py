@@ -42,7 +42,9 @@ class Labelling:
         made.store.open_for_scoring(Manifest(DIM, Similarity("softmax", 0.01), identity, {}, str(made.annotations)))
         made.store.write_part([_image(generator, i) for i in (1, 2, 3)])
         texts = TextEmbeddings(made.store.folder / "vocabulary", [TEMPLATE], DIM)
-        texts.embed([(name,) for name in NAMES], lambda: lambda prompts: generator.random((len(prompts), DIM)))
+        texts.embed(
+            [(name,) for name in ("person", *NAMES)], lambda: lambda prompts: generator.random((len(prompts), DIM))
+        )
         made.output.write_bytes(OLD)
         return made
 

@@ -264,3 +264,15 @@ def test_base_annotations_can_teach_a_box_score(tmp_path: Path) -> None:
     assert len({label["box_score"] for label in labels}) > 20
     for label in labels:
         assert label["confidence"] == pytest.approx((label["box_score"] + label["clip_score"]) / 2)
+
+
+def test_imported_scores_record_no_encoder_for_text_embeddings(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    published = Published(tmp_path, [1])
+    published.write(0, {1: scored_image(0, 8)})
+    published.import_them()
+    assert not any("text_emb" in category for category in published.labels()["categories"])
+    assert "note: 5 categories stay without text_emb" in capsys.readouterr().err
+    published.labels("label.text_embeddings=none")
+    assert "note" not in capsys.readouterr().err
+    line = refused(capsys, "label", published.words("label.text_embeddings=replace"))
+    assert "imported scores record no encoder" in line

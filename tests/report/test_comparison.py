@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from commands import REPOSITORY, call, launcher
 from small_datasets import SCENES_JSON
 
@@ -11,7 +12,7 @@ from plgen_ddp.demo.scenes import BASE, NOVEL
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.report.comparison import compare, default_presets
 
-CHEAP = ["demo_marvelovd", "demo_best"]  # no classifier to train
+CHEAP = ["demo_marvelovd", "demo_best"]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,9 @@ def test_stand_ins_are_hidden_from_the_rules_and_then_are_the_ground_truth(words
     data["annotations"] = [row for row in data["annotations"] if row["category_id"] in kept]
     (tmp_path / "hidden.json").write_text(json.dumps(data))
     split = {"novel": names, "base": sorted(set(BASE) - set(names)), "distractors": list(NOVEL)}
+    words_of = yaml.safe_load((REPOSITORY / "configs/vocabularies/demo.yaml").read_text())
+    for level in ("supers", "subs"):
+        split[level] = {name: own for name, own in words_of[level].items() if name in BASE}
     hidden = [f"label.vocabulary={json.dumps(split)}", f"label.annotations={tmp_path / 'hidden.json'}"]
     call("label", "--config", "demo_best", words[2], *hidden, f"label.output={tmp_path / 'alone.json'}")
     alone, beside = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "demo_best"))

@@ -183,7 +183,7 @@ def test_damaged_images_are_rows_with_reasons_and_can_be_mended(small_dataset, t
     data["images"][4]["width"] += 1
     dataset.write(data)
     output = tmp_path / "out"
-    words = [*two_rank_run.words, *dataset.words(), f"run.output={output}"]
+    words = [*two_rank_run.words, *dataset.words(), f"run.output={output}", "label.score_threshold=0.5"]
     done = run(command("score.py", *words, ranks=2), status=1)
     assert "5 images could not be scored (run.max_failures=0)" in done.stderr
     assert "error: 5 images could not be scored" in last_line(done.stderr)
