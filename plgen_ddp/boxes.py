@@ -5,9 +5,7 @@ import numpy as np
 
 def intersections(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     """The common area of each pair, (n, m), of boxes (n, 4) and others (m, 4)."""
-    low = np.maximum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
-    high = np.minimum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
-    return np.clip(high - low, 0, None).prod(axis=2)
+    return paired_intersections(boxes_xyxy[:, None], others_xyxy[None])
 
 
 def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
@@ -22,19 +20,29 @@ def ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     return shared / np.maximum(union, np.finfo(np.float64).tiny)
 
 
-def paired_ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
-    """Intersection over union of each box (n, 4) with the other (n, 4) of the same row, (n,)."""
-    low = np.maximum(boxes_xyxy[:, :2], others_xyxy[:, :2])
-    high = np.minimum(boxes_xyxy[:, 2:], others_xyxy[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    union = areas(boxes_xyxy) + areas(others_xyxy) - shared
-    return shared / np.maximum(union, np.finfo(np.float64).tiny)
-
-
 def covered(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     """The share of each box's own area that lies in each of the others, (n, m)."""
     own = np.maximum(areas(boxes_xyxy), np.finfo(np.float64).tiny)
     return intersections(boxes_xyxy, others_xyxy) / own[:, None]
+
+
+def paired_intersections(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """The common area of each box with the other in its place, (...,), of boxes (..., 4) and others (..., 4)."""
+    low = np.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
+    high = np.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
+    return np.clip(high - low, 0, None).prod(axis=-1)
+
+
+def paired_ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """`ious` of each box (n, 4) with the other (n, 4) in its place, (n,)."""
+    shared = paired_intersections(boxes_xyxy, others_xyxy)
+    return shared / np.maximum(areas(boxes_xyxy) + areas(others_xyxy) - shared, np.finfo(np.float64).tiny)
+
+
+def paired_covered(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
+    """`covered` of each box (n, 4) by the other (n, 4) in its place, (n,)."""
+    own = np.maximum(areas(boxes_xyxy), np.finfo(np.float64).tiny)
+    return paired_intersections(boxes_xyxy, others_xyxy) / own
 
 
 def match_one_to_one(overlap: np.ndarray, same_name: np.ndarray, iou: float) -> np.ndarray:

@@ -28,7 +28,7 @@ Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Pixels = Annotated[int, msgspec.Meta(le=2**31 - 1)]
 
 
-class Image(msgspec.Struct):
+class Image(msgspec.Struct, gc=False):
     """What the job reads of an entry of `images`. Sizes are in pixels. LVIS gives only the URL of a file."""
 
     id: Id
@@ -43,7 +43,7 @@ class Image(msgspec.Struct):
             raise ValueError("an image has no `file_name`, and no `coco_url` to take it from")
 
 
-class Category(msgspec.Struct):
+class Category(msgspec.Struct, gc=False):
     """What the job reads of an entry of `categories`."""
 
     id: Id
@@ -54,7 +54,7 @@ class _CategoryEmbedding(msgspec.Struct):
     text_emb: list[float] | None = None
 
 
-class AnnotationKeys(msgspec.Struct):
+class AnnotationKeys(msgspec.Struct, gc=False):
     """The part of an annotation that decides whether it is kept, and that a new id must not repeat."""
 
     image_id: int
@@ -72,7 +72,7 @@ class Annotation(msgspec.Struct):
     segmentation: list[list[float]] | dict[str, Any] | None = None  # polygons x0, y0, x1, ..., or run lengths
 
 
-class AnnotatedBox(msgspec.Struct):
+class AnnotatedBox(msgspec.Struct, gc=False):
     """What labelling reads of a base annotation."""
 
     image_id: int
@@ -245,14 +245,11 @@ class CocoFile:
             How many base annotations were kept.
         """
         keys = self.annotation_keys()
-        texts = self._decode("annotations", list[msgspec.Raw]) if keys else []
         wanted = None if image_ids is None else set(image_ids)
-        kept = [
-            text
-            for key, text in zip(keys, texts, strict=True)
-            if key.category_id in base_ids and (wanted is None or key.image_id in wanted)
-        ]
-        lowest = min((key.id for key in keys if isinstance(key.id, int)), default=0)
+        stays = [key.category_id in base_ids and (wanted is None or key.image_id in wanted) for key in keys]
+        lowest = min((own_id for key in keys if isinstance(own_id := key.id, int)), default=0)
+        del keys
+        kept = list(itertools.compress(self._decode("annotations", list[msgspec.Raw]) if stays else [], stays))
         first_id = min(lowest, 0) - 1
         labels = columns.rows(first_id, box_score=box_score)
 
@@ -321,11 +318,5 @@ def _chunks(kept: list[msgspec.Raw], labels: Iterator[PseudoLabel], size: int = 
     """Lists of at most `size` entries, none of them empty: a whole train2017 in one buffer would double the memory."""
     for start in range(0, len(kept), size):
         yield kept[start : start + size]
-    chunk: list[PseudoLabel] = []
-    for label in labels:
-        chunk.append(label)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+    while chunk := list(itertools.islice(labels, size)):
         yield chunk

@@ -5,6 +5,7 @@ is a row of its part: with boxes, without any, or failed with a reason. This fil
 store.
 
     <folder>/manifest.json
+    <folder>/index.parquet     which images each part holds; made when it is missing or out of date
     <folder>/parts/<first image id>-<images>-<digest of the image ids>.parquet
 
 A part has a row an image and these columns; a region's values are in the order of its boxes:
@@ -51,6 +52,7 @@ from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
 from plgen_ddp.options import given
 from plgen_ddp.records import EVIDENCE, Failure, FixedVocabulary, Regions, Similarity
+from plgen_ddp.store_index import PartContent, contents_of_parts
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
 FORMAT = 2
@@ -196,7 +198,7 @@ class RegionStore:
         """The images of a part; without embeddings, of length 0, it takes a fraction of the time.
 
         Raises:
-            UserError: the part is damaged, or holds a number that is NaN. Embeddings are not searched for it here.
+            UserError: the part is damaged, or holds a number that is NaN or infinite.
         """
         imported = self._imported
         layout = _IMPORTED_SCHEMA if imported else _SCHEMA
@@ -204,21 +206,24 @@ class RegionStore:
         dim = self._dim if embeddings else 0
         if wrong := _wrong_values(table, dim):
             raise UserError(f"run.output: part {path} {wrong}; remove it and run scoring again")
+        image_ids, stages, reasons = (table.column(name).to_pylist() for name in ("image_id", "stage", "reason"))
         listed = ("top_name", "top_score") if imported else EVIDENCE
-        has_embeddings = "embeddings" in table.column_names
-        columns = [table.column(name) for name in ("image_id", "stage", "reason")]
-        for row, (image_id, stage, reason) in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
-            stored = table.column("embeddings")[row].as_buffer() if has_embeddings else None
-            objectness = _values(table, "objectness", row)
-            assert objectness is not None, "the schema allows no null here"
-            boxes = _values(table, "boxes_xyxy", row)
-            assert boxes is not None, "the schema allows no null here"
+        lists = {name: _lists_of(table, name) for name in ("boxes_xyxy", "objectness", *listed)}
+        embeddings_of = _embeddings_of(table, dim)
+        if (row := _row_of_nan(table)) is not None:
+            raise UserError(
+                f"run.output: an embedding of image {image_ids[row]} in the store is NaN; remove part {path} and run "
+                "scoring again"
+            )
+        for row, (image_id, stage, reason) in enumerate(zip(image_ids, stages, reasons, strict=True)):
+            boxes, objectness = lists["boxes_xyxy"](row), lists["objectness"](row)
+            assert boxes is not None and objectness is not None, "the schema allows no null here"
             yield Regions(
                 image_id,
                 boxes.reshape(-1, 4),
                 objectness,
-                np.frombuffer(stored or b"", "<f2").reshape(len(objectness), dim),
-                **{name: _values(table, name, row) for name in listed},
+                embeddings_of(row, len(objectness)),
+                **{name: lists[name](row) for name in listed},
                 failure=None if reason is None else Failure(stage, reason),
             )
 
@@ -228,25 +233,36 @@ class RegionStore:
         Raises:
             UserError: an image is in two parts.
         """
-        part_of: dict[int, Path] = {}
-        for path in self.part_paths():
-            for image_id in self._read(path, ["image_id"]).column("image_id").to_pylist():
-                if image_id in part_of:
-                    raise UserError(
-                        f"run.output: image {image_id} is in two parts of {self._parts}: {part_of[image_id].name} and "
-                        f"{path.name}; were two jobs writing here? Remove one of them and run again"
-                    )
-                part_of[image_id] = path
-        return part_of
+        contents = self._contents()
+        paths = list(contents)
+        image_ids = np.concatenate([np.empty(0, np.int64), *(content.image_ids for content in contents.values())])
+        place = np.repeat(np.arange(len(paths)), [len(content.image_ids) for content in contents.values()])
+        order = np.argsort(image_ids, kind="stable")
+        twice = np.flatnonzero(np.diff(image_ids[order]) == 0)
+        if len(twice):
+            first, second = order[twice[0]], order[twice[0] + 1]
+            raise UserError(
+                f"run.output: image {image_ids[first]} is in two parts of {self._parts}: {paths[place[first]].name} "
+                f"and {paths[place[second]].name}; were two jobs writing here? Remove one of them and run again"
+            )
+        return dict(zip(image_ids.tolist(), map(paths.__getitem__, place.tolist()), strict=True))
 
     def failures(self, image_ids: Collection[int] | None = None) -> list[tuple[int, str, str]]:
         """(image id, stage, reason) of every image, or those of `image_ids`, that could not be scored; ascending."""
-        found = []
-        for path in self.part_paths():
-            rows = self._read(path, ["image_id", "stage", "reason"]).to_pylist()
-            found += [(row["image_id"], row["stage"], row["reason"]) for row in rows if row["reason"] is not None]
+        found = [failure for content in self._contents().values() for failure in content.failures]
         wanted = None if image_ids is None else set(image_ids)
         return sorted(failure for failure in found if wanted is None or failure[0] in wanted)
+
+    def _contents(self) -> dict[Path, PartContent]:
+        return contents_of_parts(self.folder / "index.parquet", self.part_paths(), self._content)
+
+    def _content(self, path: Path) -> PartContent:
+        table = self._read(path, ["image_id", "stage", "reason"])
+        failed: list[tuple[int, str, str]] = []
+        if table.column("reason").null_count < len(table):
+            rows = table.filter(table.column("reason").is_valid()).to_pylist()
+            failed = [(row["image_id"], row["stage"], row["reason"]) for row in rows]
+        return PartContent(table.column("image_id").to_numpy(), failed)
 
     def drop_parts_with_failures(self, image_ids: Collection[int]) -> None:
         """Removes every part of these images that holds a failed one, so that its images are scored again."""
@@ -274,7 +290,8 @@ class RegionStore:
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         try:
-            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read(columns, use_threads=False).combine_chunks()  # parts are read side by side
             layout = _IMPORTED_SCHEMA if "top_name" in table.column_names else _SCHEMA
             if not all(field in layout for field in table.schema) or len(table.schema) != len(columns or layout):
                 raise pa.ArrowInvalid("it has other columns than a part")
@@ -364,9 +381,41 @@ def _lists(arrays: Sequence[np.ndarray | None], kind: type[np.generic]) -> pa.Ar
     return pa.ListArray.from_arrays(offsets, np.concatenate(flat), mask=missing)
 
 
-def _values(table: pa.Table, name: str, row: int) -> np.ndarray | None:
-    values = table.column(name)[row].values
-    return None if values is None else values.to_numpy()
+def _lists_of(table: pa.Table, name: str) -> Callable[[int], np.ndarray | None]:
+    """Row to the values of a column of lists; None for null. They are a view of the column."""
+    column = _whole(table, name)
+    values, offsets = column.values.to_numpy(), column.offsets.tolist()
+    present = column.is_valid().tolist()
+    return lambda row: values[offsets[row] : offsets[row + 1]] if present[row] else None
+
+
+def _embeddings_of(table: pa.Table, dim: int) -> Callable[[int, int], np.ndarray]:
+    """Row and its number of boxes to its embeddings float16 (n, dim), a view of the column."""
+    if "embeddings" not in table.column_names:
+        return lambda row, count: np.empty((count, 0), np.float16)
+    column = _whole(table, "embeddings")
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset :].tolist()
+    values = np.frombuffer(data or b"", "<f2")
+    return lambda row, count: values[starts[row] // 2 : starts[row + 1] // 2].reshape(count, dim)
+
+
+def _row_of_nan(table: pa.Table) -> int | None:
+    """The first row with an embedding that is NaN or infinite."""
+    if "embeddings" not in table.column_names:
+        return None
+    _, offsets, data = _whole(table, "embeddings").buffers()
+    # All bits of the exponent are set: NumPy's own test takes twenty times as long on float16.
+    wrong = (np.frombuffer(data or b"", "<u2") & 0x7C00) == 0x7C00
+    if not wrong.any():
+        return None
+    return int(np.searchsorted(np.frombuffer(offsets, np.int32), 2 * wrong.argmax(), side="right")) - 1
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    """A column without chunks."""
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
 def _wrong_values(table: pa.Table, dim: int) -> str | None:

@@ -4,4 +4,7 @@
 are `timed_job` and `timed_reference`. `measurement` holds the record of a run and the instruments, `agreement` compares
 the results of two precisions, `tables` and `hardware` print. `reference_recipe` and `seeded_models` know nothing of
 the rest of plgen_ddp; tests use them too.
+
+`label_speed` does the same for stage 2, on a store from `synthetic_store`, with `reference_labelling` and
+`timed_process` as its processes.
 """

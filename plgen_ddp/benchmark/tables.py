@@ -32,12 +32,12 @@ def runs_table(runs: Sequence[Measurement]) -> str:
     }
     if any(run.device == "cuda" for run in runs):
         columns["GPU GB"] = lambda run: f"{run.peak_gpu_memory / 1e9:.1f}"
-    return _markdown(columns, runs)
+    return markdown(columns, runs)
 
 
 def scaling_table(runs: Sequence[Measurement]) -> str:
     """The same work on several numbers of ranks, against the first."""
-    return _markdown(
+    return markdown(
         {
             "ranks": lambda run: f"{run.ranks}",
             "images": lambda run: f"{run.images}",
@@ -52,7 +52,7 @@ def scaling_table(runs: Sequence[Measurement]) -> str:
 
 def growth_table(runs: Sequence[Measurement]) -> str:
     """The same job on several numbers of images, against the first."""
-    return _markdown(
+    return markdown(
         {
             "images": lambda run: f"{run.images}",
             "seconds": lambda run: f"{run.seconds:.1f}",
@@ -74,7 +74,7 @@ def agreement_table(agreements: Sequence[Agreement]) -> str:
     }
     for preset in PRESETS:
         columns[f"PLs changed, {preset}"] = functools.partial(_labels_cell, preset)
-    return _markdown(columns, agreements)
+    return markdown(columns, agreements)
 
 
 def _stage_cell(stage: str, run: Measurement) -> str:
@@ -86,7 +86,7 @@ def _labels_cell(preset: str, found: Agreement) -> str:
     return f"{found.changed_labels[preset]:.2%} (of {found.labels[preset]})"
 
 
-def _markdown(columns: Mapping[str, Callable[[T], str]], things: Sequence[T]) -> str:
+def markdown(columns: Mapping[str, Callable[[T], str]], things: Sequence[T]) -> str:
     """One row a thing. A column is a heading and a function that gives a thing's cell."""
     rows = [[cell(thing) for cell in columns.values()] for thing in things]
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]

@@ -270,7 +270,11 @@ def _label(labelled: LabelledFile, place: int) -> str:
 
 def _sizes(image_ids: np.ndarray, extents: dict[int, tuple[int, int]]) -> np.ndarray:
     """(width, height) of each image, int64 (n, 2); 0 of an image that the source lacks."""
-    return np.array([extents.get(image_id, (0, 0)) for image_id in image_ids.tolist()], np.int64).reshape(-1, 2)
+    known = np.array(list(extents), np.int64)
+    order = np.argsort(known)
+    known, sizes = known[order], np.array(list(extents.values()), np.int64)[order]
+    place = np.minimum(np.searchsorted(known, image_ids), len(known) - 1)
+    return np.where((known[place] == image_ids)[:, None], sizes[place], 0)
 
 
 def _corners(boxes_xywh: np.ndarray) -> np.ndarray:

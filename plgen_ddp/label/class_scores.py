@@ -8,6 +8,9 @@ import numpy as np
 
 from plgen_ddp.records import Similarity
 
+# Rows of a block: their float64 copy fits into a core's cache.
+_BLOCK = 256
+
 
 def cosines(embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
     """Cosines float64 (n, c) of regions (n, d) and names float32 (c, d), each a float32 value.
@@ -15,9 +18,13 @@ def cosines(embeddings: np.ndarray, text_embeddings: np.ndarray) -> np.ndarray:
     A product sums in another order for another number of rows. Summed in float64 and rounded to float32, a cosine
     hides that, so a region's name does not depend on the other regions of its image.
     """
-    regions = embeddings.astype(np.float64)
-    regions /= np.maximum(np.linalg.norm(regions, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    return (regions @ text_embeddings.T.astype(np.float64)).astype(np.float32).astype(np.float64)
+    texts = text_embeddings.T.astype(np.float64)
+    found = np.empty((len(embeddings), texts.shape[1]), np.float32)
+    for start in range(0, len(embeddings), _BLOCK):
+        regions = embeddings[start : start + _BLOCK].astype(np.float64)
+        regions /= np.maximum(np.linalg.norm(regions, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        found[start : start + _BLOCK] = regions @ texts
+    return found.astype(np.float64)
 
 
 def probabilities(cosine: np.ndarray, similarity: Similarity) -> np.ndarray:

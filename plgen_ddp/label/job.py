@@ -20,6 +20,7 @@ from plgen_ddp.label.embed_names import check_name_lengths
 from plgen_ddp.label.passes import Labelling, open_store
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
+from plgen_ddp.processor import without_garbage_collection
 from plgen_ddp.records import LabelSummary, PseudoLabels
 from plgen_ddp.store import Manifest
 
@@ -71,8 +72,9 @@ def label_store(plan: LabelPlan) -> LabelSummary:
     """
     if plan.added:
         print_line(f"adding {len(plan.added)} categories: {', '.join(category.name for category in plan.added)}")
-    (done,) = label_plans([plan])
-    return write_labels(done)
+    with without_garbage_collection():
+        (done,) = label_plans([plan])
+        return write_labels(done)
 
 
 def label_plans(plans: Sequence[LabelPlan]) -> list[LabelledStore]:

@@ -1,7 +1,7 @@
 """A labelled JSON as it lies on disk: what its `info` says, its pseudo labels, and all other annotations."""
 
+import contextlib
 import itertools
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -158,10 +158,10 @@ def read_annotations(coco: CocoFile) -> Annotations:
 
 
 def _ids(ids: list[int | str | None]) -> np.ndarray:
-    try:
-        return np.array([operator.index(own_id) for own_id in ids], np.int64)  # type: ignore[arg-type]
-    except (TypeError, OverflowError):
-        return np.array(ids, object)
+    if set(map(type, ids)) <= {int}:  # NumPy would read "7" as a number
+        with contextlib.suppress(OverflowError):
+            return np.array(ids, np.int64)
+    return np.array(ids, object)
 
 
 def _boxes(texts: Sequence[msgspec.Raw]) -> Sequence[_Box | None]:

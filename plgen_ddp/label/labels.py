@@ -5,7 +5,7 @@ VL-PLM and MarvelOVD differ in two numbers of it: the weight of objectness in th
 
 import numpy as np
 
-from plgen_ddp.boxes import covered, ious
+from plgen_ddp.boxes import paired_covered, paired_ious
 from plgen_ddp.config import LabelConfig
 from plgen_ddp.label.rule import ScoredBoxes
 from plgen_ddp.records import PseudoLabels, Regions
@@ -24,20 +24,22 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: flo
     Returns:
         Indices int64 of the kept boxes by falling score; of equal scores the earlier box comes first.
     """
-    order = np.argsort(-scores, kind="stable")
+    order = np.lexsort((-scores, groups))  # group by group, in each by falling score
     boxes, groups = boxes_xyxy[order].astype(np.float64), groups[order]
-    # All pairs at once, the better box first: at a low threshold most boxes are kept, and a loop over them is slow.
-    first, second = np.nonzero(np.triu(groups[:, None] == groups[None, :], 1))
-    extent = np.minimum(boxes[first, 2:], boxes[second, 2:]) - np.maximum(boxes[first, :2], boxes[second, :2])
-    overlap = np.clip(extent, 0, None).prod(axis=1)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    # As a product, not a quotient: two boxes without area have no IoU, and must not warn of it.
-    rivals = np.flatnonzero(overlap > iou * (areas[first] + areas[second] - overlap))
-    alive = [True] * len(order)
-    for better, worse in zip(first[rivals].tolist(), second[rivals].tolist(), strict=True):
-        if alive[better]:  # decided: its own rivals came before
-            alive[worse] = False
-    return order[np.array(alive, bool)]
+    left, kept = np.arange(len(order)), [np.empty(0, np.int64)]
+    while len(left):  # each round keeps the best box that is left of every group
+        first = np.append(True, np.diff(groups[left]) != 0)
+        best = left[first][np.cumsum(first) - 1]
+        kept.append(left[first])
+        low = np.maximum(boxes[best, :2], boxes[left, :2])
+        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
+        overlap = np.clip(high - low, 0, None).prod(axis=1)
+        union = areas[best] + areas[left] - overlap
+        # As a product, not a quotient: two boxes without area have no IoU, and must not warn of it.
+        left = left[(overlap <= iou * union) & ~first]
+    found = np.sort(order[np.concatenate(kept)])
+    return found[np.argsort(-scores[found], kind="stable")]
 
 
 def kept_boxes(
@@ -47,33 +49,59 @@ def kept_boxes(
     options: LabelConfig,
     threshold: float | np.ndarray,
 ) -> np.ndarray:
-    """Which boxes of one image become labels: indices int64 by falling score.
+    """Which boxes of one image become labels: indices int64 by falling score. See `kept_boxes_of_images`."""
+    place, base_place = np.zeros(len(boxes_xyxy), np.int64), np.zeros(len(base_boxes_xyxy), np.int64)
+    return kept_boxes_of_images(boxes_xyxy, place, scored, base_boxes_xyxy, base_place, options, threshold)
+
+
+def kept_boxes_of_images(
+    boxes_xyxy: np.ndarray,
+    place: np.ndarray,
+    scored: ScoredBoxes,
+    base_boxes_xyxy: np.ndarray,
+    base_place: np.ndarray,
+    options: LabelConfig,
+    threshold: float | np.ndarray,
+) -> np.ndarray:
+    """Which boxes of some images become labels: indices int64, image by image, in an image by falling score.
 
     A box is dropped only for a better box of its name. So the boxes that a higher threshold keeps are those that a
     lower one keeps and whose score is above the higher one.
 
     Args:
-        boxes_xyxy: (n, 4).
-        base_boxes_xyxy: (m, 4), the image's base annotations, for `label.suppress`.
+        boxes_xyxy: (n, 4). place: int64 (n,), ascending, which image each is of.
+        base_boxes_xyxy: (m, 4), the images' base annotations, for `label.suppress`. base_place: int64 (m,), ascending.
         threshold: a box is kept where its score is above it; float64 (names,): above that of its name.
     """
     least = threshold[scored.name] if isinstance(threshold, np.ndarray) else threshold
     above = np.flatnonzero((scored.score > least) & (scored.box_score >= options.box_threshold))
-    boxes = boxes_xyxy[above].astype(np.float64)
-    if len(base_boxes_xyxy) and len(above):
-        explained = np.zeros(len(above), bool)
+    if len(base_boxes_xyxy) and {"base_iou", "base_inside"} & set(options.suppress):
+        # Every box with each base annotation of its image.
+        box, base = _ranges(*(np.searchsorted(base_place, place[above], side) for side in ("left", "right")))
+        boxes, base_boxes = boxes_xyxy[above[box]].astype(np.float64), base_boxes_xyxy[base]
+        explains = np.zeros(len(box), bool)
         if "base_iou" in options.suppress:
-            explained |= (ious(boxes, base_boxes_xyxy) > options.base_iou).any(axis=1)
+            explains |= paired_ious(boxes, base_boxes) > options.base_iou
         if "base_inside" in options.suppress:
-            explained |= (covered(boxes, base_boxes_xyxy) > INSIDE).any(axis=1)
-        above, boxes = above[~explained], boxes[~explained]
-    order = nms(boxes, scored.score[above], scored.name[above], options.nms_iou)
-    if "inside" in options.suppress and len(order):
-        inside = covered(boxes[order], boxes[order]) > INSIDE
-        same = scored.name[above][order]
-        inside &= same[:, None] == same[None, :]
-        order = order[~np.tril(inside, -1).any(axis=1)]  # those before it score higher
-    return above[order]
+            explains |= paired_covered(boxes, base_boxes) > INSIDE
+        above = np.delete(above, box[explains])
+    groups = place * (1 + scored.name.max(initial=0)) + scored.name  # no two images have one in common
+    kept = above[nms(boxes_xyxy[above], scored.score[above], groups[above], options.nms_iou)]
+    if "inside" in options.suppress:
+        kept = kept[np.argsort(groups[kept], kind="stable")]
+        # Every box with each better one of its group.
+        box, better = _ranges(np.searchsorted(groups[kept], groups[kept]), np.arange(len(kept)))
+        inside = paired_covered(boxes_xyxy[kept[box]].astype(np.float64), boxes_xyxy[kept[better]].astype(np.float64))
+        kept = np.sort(np.delete(kept, box[inside > INSIDE]))
+        kept = kept[np.argsort(-scored.score[kept], kind="stable")]
+    return kept[np.argsort(place[kept], kind="stable")]
+
+
+def _ranges(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair (row, number) with start[row] <= number < end[row], row by row."""
+    count = end - start
+    row = np.repeat(np.arange(len(count)), count)
+    return row, np.arange(len(row)) + np.repeat(start - (np.cumsum(count) - count), count)
 
 
 def label_image(regions: Regions, scored: ScoredBoxes, kept: np.ndarray, category_ids: np.ndarray) -> PseudoLabels:
@@ -83,9 +111,16 @@ def label_image(regions: Regions, scored: ScoredBoxes, kept: np.ndarray, categor
         kept: from `kept_boxes`.
         category_ids: int64, of the names that `scored` indexes.
     """
+    return label_boxes(np.full(len(kept), regions.image_id, np.int64), regions, scored, kept, category_ids)
+
+
+def label_boxes(
+    image_ids: np.ndarray, regions: Regions, scored: ScoredBoxes, kept: np.ndarray, category_ids: np.ndarray
+) -> PseudoLabels:
+    """The pseudo labels of the kept boxes; image_ids: int64 (kept,). For the rest see `label_image`."""
     corners = regions.boxes_xyxy[kept].astype(np.float64)
     return PseudoLabels(
-        image_ids=np.full(len(kept), regions.image_id, np.int64),
+        image_ids=image_ids,
         category_ids=category_ids[scored.name[kept]],
         boxes_xywh=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
         scores=scored.score[kept],

@@ -19,19 +19,26 @@ from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
 from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
 from plgen_ddp.label.embed_names import embed_plans
 from plgen_ddp.label.imported_rule import imported_rule
-from plgen_ddp.label.labels import kept_boxes, label_image
+from plgen_ddp.label.labels import kept_boxes_of_images, label_boxes
 from plgen_ddp.label.plan import LabelPlan
+from plgen_ddp.label.reachable import boxes_to_score
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
-from plgen_ddp.label.rule import Rule, region_cosines, scores_base_names
+from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines, scores_base_names
+from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import PseudoLabels, Regions
 from plgen_ddp.store import Manifest, RegionStore, store_of
 
 T = TypeVar("T")
 
+ImageInStore = tuple[Regions, tuple[int, int]]
+"""An image's regions and its (width, height), pixels."""
+
 # Images of the store that teach a rule about base names, about; parts hold at most so many.
 _SAMPLE = 4000
 _IMAGES_PER_PART = 64
+# Cosines that are scored together, about: 4 MB in float64.
+_COSINES_AT_ONCE = 500_000
 
 # The options of `label` that decide no score.
 _OF_SUPPRESSION = ("box_threshold", "nms_iou", "suppress", "base_iou")
@@ -137,25 +144,27 @@ class StorePass:
         for number, one in enumerate(labellings):
             groups.setdefault(one.scores, []).append(number)
 
+        lowest = {key: float(min(thresholds[number].min() for number in numbers)) for key, numbers in groups.items()}
+
         def label_part(path: Path) -> tuple[int, list[T]]:
-            labels: list[list[PseudoLabels]] = [[] for _ in labellings]
+            labels: list[list[PseudoLabels]] = [[PseudoLabels.concatenate([])] for _ in labellings]
             done = 0
-            for image, extent in self._images(path):
-                cosine = self._cosines(image)
+            for images in _some_at_once(self._images(path), len(self.text_embeddings)):
+                rules = [(labellings[numbers[0]].rule, lowest[key]) for key, numbers in groups.items()]
+                boxes = boxes_to_score(rules, [image for image, _ in images])
+                cosine = self._cosines(boxes.regions)
                 for numbers in groups.values():
                     first = labellings[numbers[0]]
-                    scored = first.rule.score(image, first.cosines(cosine), extent)
+                    scored = _score(first.rule, boxes, first.cosines(cosine), images)
                     for number in numbers:
                         one = labellings[number]
-                        base_boxes, _ = one.base_of(image.image_id)
-                        kept = kept_boxes(image.boxes_xyxy, scored, base_boxes, one.rule.options, thresholds[number])
-                        labels[number].append(label_image(image, scored, kept, one.plan.novel_ids))
-                done += 1
+                        labels[number].append(_label(one, boxes, scored, images, thresholds[number]))
+                done += len(images)
             return done, [use(number, PseudoLabels.concatenate(own)) for number, own in enumerate(labels)]
 
         return self.pool.map(label_part, self.paths)
 
-    def _images(self, path: Path) -> Iterator[tuple[Regions, tuple[int, int]]]:
+    def _images(self, path: Path) -> Iterator[ImageInStore]:
         """The wanted images of a part that were scored, each with its (width, height)."""
         for image in self.store.read_part(path):
             if image.image_id in self.wanted and image.failure is None:
@@ -334,6 +343,45 @@ def _looks_at_base(plan: LabelPlan) -> bool:
     options = plan.config.label
     suppresses = {"base_iou", "base_inside"} & set(options.suppress)
     return bool(suppresses) or options.box_score in ("learned", "verified") or options.asks_base_names
+
+
+def _some_at_once(images: Iterator[ImageInStore], words: int) -> Iterator[list[ImageInStore]]:
+    """Images in lists, short enough that their boxes' cosines with so many words are few megabytes."""
+    taken: list[ImageInStore] = []
+    boxes = 0
+    for image in images:
+        taken.append(image)
+        boxes += len(image[0].objectness)
+        if boxes * words > _COSINES_AT_ONCE:
+            yield taken
+            taken, boxes = [], 0
+    if taken:
+        yield taken
+
+
+def _score(rule: Rule, boxes: StackedBoxes, cosine: np.ndarray, images: Sequence[ImageInStore]) -> ScoredBoxes:
+    """Names and scores of boxes from `boxes_to_score`. cosine: float64 (n, words)."""
+    if rule.scores_boxes_alone:
+        return rule.score(boxes.regions, cosine, NO_EXTENT)
+    ends = np.cumsum([len(image.objectness) for image, _ in images]).tolist()
+    return ScoredBoxes.concatenate(
+        [
+            rule.score(image, cosine[end - len(image.objectness) : end], extent)
+            for (image, extent), end in zip(images, ends, strict=True)
+        ]
+    )
+
+
+def _label(
+    one: Labelling, boxes: StackedBoxes, scored: ScoredBoxes, images: Sequence[ImageInStore], threshold: np.ndarray
+) -> PseudoLabels:
+    base = [one.base_of(image.image_id)[0] for image, _ in images]
+    base_place = np.repeat(np.arange(len(images)), [len(own) for own in base])
+    kept = kept_boxes_of_images(
+        boxes.regions.boxes_xyxy, boxes.place, scored, np.concatenate(base), base_place, one.rule.options, threshold
+    )
+    image_ids = np.array([image.image_id for image, _ in images], np.int64)[boxes.place[kept]]
+    return label_boxes(image_ids, boxes.regions, scored, kept, one.plan.novel_ids)
 
 
 def _check_extent(plan: LabelPlan, image: Regions) -> None:

@@ -139,6 +139,11 @@ class ScoredBoxes:
     box_score: np.ndarray
     score: np.ndarray
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["ScoredBoxes"]) -> "ScoredBoxes":
+        """The boxes of several images under each other; at least one image."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
 
 def region_cosines(regions: Regions, text_embeddings: np.ndarray) -> np.ndarray:
     """Cosines float64 (n, words) of an image's regions with words float32 (words, d).
@@ -202,14 +207,30 @@ class Rule:
             score[rows] = self._classify(pair_features(regions, named, extent, rows), regions.image_id)
             return ScoredBoxes(named.name, named.probability, score, score)
         name, class_score = self._names(regions, cosine, group)
-        if options.box_score == "none":
-            box_score = np.ones(len(name))
-        elif options.box_score in COLUMNS:
-            box_score = column_score(regions, options.box_score)
-        else:
-            box_score = self._classify(box_features(regions, extent), regions.image_id)
+        box_score = self.box_score(regions, extent)
         fused = fuse(class_score, box_score, options.fusion, options.objectness_weight)
         return ScoredBoxes(name, class_score, box_score, fused)
+
+    def box_score(self, regions: Regions, extent: tuple[int, int]) -> np.ndarray:
+        """How good each box is, whatever its name, float64 (n,); not for `label.box_score` verified."""
+        kind = self.options.box_score
+        if kind == "none":
+            return np.ones(len(regions.objectness))
+        if kind in COLUMNS:
+            return column_score(regions, kind)
+        return self._classify(box_features(regions, extent), regions.image_id)
+
+    @property
+    def scores_boxes_alone(self) -> bool:
+        """Whether a box's score depends on that box alone, and not on the other boxes of its image."""
+        return self.options.box_score not in ("learned", "verified")
+
+    def columns(self, group: Group) -> np.ndarray:
+        """The rows of the table that share a softmax when a group's names are scored, those names first."""
+        if self.options.class_score == "all":
+            return self.table.all_names(group)
+        named = self.table.novel + self.table.base
+        return np.concatenate([self.table.asked(group), named + np.arange(self.table.others)])
 
     def named(self, cosine: np.ndarray, group: Group) -> NamedBoxes:
         """The likeliest of a group's names for each box, among all names; what `verified` looks at."""
@@ -247,14 +268,12 @@ class Rule:
         if self.options.class_score == "retrieved":
             assert self.name_classifiers is not None, "trained before the first image is labelled"
             return best_names(self.name_classifiers(regions.embeddings)[:, asked], len(asked))
+        probability = probabilities(cosine[:, self.columns(group)], self.similarity)
         if self.options.class_score == "all":
-            probability = probabilities(cosine[:, self.table.all_names(group)], self.similarity)
             name, best = best_names(probability, len(asked))
             if self.options.require_novel:
                 best = np.where(probability.argmax(axis=1) < len(asked), best, 0)
             return name, best
-        rivals = np.arange(self.table.novel + self.table.base, self.table.novel + self.table.base + self.table.others)
-        probability = probabilities(cosine[:, np.concatenate([asked, rivals])], self.similarity)
         if self.options.class_score == "hierarchy":
             upper, lower = self.table.levels[group]
             words = [probabilities(cosine[:, level.columns], self.similarity) for level in (upper, lower)]
