@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from plgen_ddp.boxes import corners
 from plgen_ddp.coco import Category, read_json
 from plgen_ddp.errors import UserError
 from plgen_ddp.label_quality import ImageBoxes
@@ -88,8 +89,7 @@ def boxes_by_image(rows: Iterable[BoxRow], number_of: Mapping[int, int]) -> dict
     """
     kept = list(rows)
     image_ids = np.array([row.image_id for row in kept], np.int64)
-    boxes = np.array([row.bbox for row in kept], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = corners(np.array([row.bbox for row in kept], np.float64).reshape(-1, 4))
     names = np.array([number_of[row.category_id] for row in kept], np.int64)
     scores = np.array([1.0 if row.confidence is None else row.confidence for row in kept], np.float64)
     order = np.argsort(image_ids, kind="stable")

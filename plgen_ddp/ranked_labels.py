@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plgen_ddp.boxes import pairs_in_ranges
 from plgen_ddp.coco_boxes import read_box_file
 from plgen_ddp.errors import UserError, suggestion
 from plgen_ddp.label_quality import RIGHT_IOU
@@ -258,8 +259,7 @@ def _match(boxes_xywh: np.ndarray, keys: np.ndarray, objects: Objects) -> tuple[
         keys: int64 (n,), image and name as in `Objects.keys`.
     """
     start, end = (np.searchsorted(objects.keys, keys, side=side) for side in ("left", "right"))
-    label = np.repeat(np.arange(len(keys)), end - start)
-    target = np.arange(len(label)) - np.repeat(np.cumsum(end - start) - end, end - start)
+    label, target = pairs_in_ranges(start, end)
     overlap = _coco_ious(boxes_xywh[label], objects.boxes_xywh[target], objects.crowd[target])
     near = np.flatnonzero(overlap >= IOUS[0])
     # Of each label the nearest object first; of equally near ones COCO takes the last.

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from plgen_ddp.boxes import paired_ious
+from plgen_ddp.boxes import corners, paired_ious, pairs_in_ranges
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
@@ -220,7 +220,7 @@ def _copies(
     Boxes in whole pixels, as some files of boxes have them, agree by chance where objects are small. Where most boxes
     of the file are such, equal ones are copies only if they are the larger part of those with an IoU of 0.5 or more.
     """
-    boxes = _corners(labelled.boxes_xywh)
+    boxes = corners(labelled.boxes_xywh)
     best = _best_ious(labelled.image_ids, boxes, *_novel_boxes(own, novel_ids))
     sizes = _sizes(labelled.image_ids, extents)
     free = np.concatenate([boxes[:, :2] > _BORDER, boxes[:, 2:] < sizes - _BORDER], axis=1)
@@ -244,7 +244,7 @@ def _novel_boxes(own: Annotations, novel_ids: set[int]) -> tuple[np.ndarray, np.
     novel = own.where(np.isin(own.category_ids, list(novel_ids)))
     boxes, confidences = novel.boxes()
     real = np.isnan(confidences) & ~np.isnan(boxes[:, 0])
-    return novel.image_ids[real], _corners(boxes[real])
+    return novel.image_ids[real], corners(boxes[real])
 
 
 def _best_ious(
@@ -253,14 +253,14 @@ def _best_ious(
     """Each box's largest IoU with the others of its image, float64 (n,); 0 without any."""
     order = np.argsort(other_ids, kind="stable")
     other_ids, others_xyxy = other_ids[order], others_xyxy[order]
-    start = np.searchsorted(other_ids, image_ids, "left")
-    count = np.searchsorted(other_ids, image_ids, "right") - start
+    start, end = (np.searchsorted(other_ids, image_ids, side) for side in ("left", "right"))
+    count = end - start
     best = np.zeros(len(image_ids))
     paired = np.flatnonzero(count)
     for block in np.array_split(paired, count.sum() // _PAIRS + 1):
-        box = np.repeat(block, count[block])
-        place = np.arange(len(box)) - np.repeat(np.cumsum(count[block]) - count[block], count[block])
-        np.maximum.at(best, box, np.nan_to_num(paired_ious(boxes_xyxy[box], others_xyxy[start[box] + place])))
+        row, other = pairs_in_ranges(start[block], end[block])
+        box = block[row]
+        np.maximum.at(best, box, np.nan_to_num(paired_ious(boxes_xyxy[box], others_xyxy[other])))
     return best
 
 
@@ -275,10 +275,6 @@ def _sizes(image_ids: np.ndarray, extents: dict[int, tuple[int, int]]) -> np.nda
     known, sizes = known[order], np.array(list(extents.values()), np.int64)[order]
     place = np.minimum(np.searchsorted(known, image_ids), len(known) - 1)
     return np.where((known[place] == image_ids)[:, None], sizes[place], 0)
-
-
-def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
 def _same(text: msgspec.Raw, other: msgspec.Raw) -> bool:
