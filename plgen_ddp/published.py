@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from plgen_ddp.coco_boxes import ImageRow
-from plgen_ddp.records import PublishedFigures
+from plgen_ddp.figures import PublishedFigures
 
 VLPLM = PublishedFigures(
     title="VL-PLM as published",
