@@ -12,7 +12,7 @@ from plgen_ddp.records import Regions
 from plgen_ddp.store import RegionStore
 
 LIMITS = (10, 50, 100)
-"""Recall is counted of an image's first so many boxes."""
+"""Recall is counted with this number of an image's first boxes."""
 
 IOUS = (0.5, 0.75, 0.9)
 """IoUs from which a box finds an object."""

@@ -83,6 +83,7 @@ class JudgedLabels:
 
     @classmethod
     def concatenate(cls, parts: Sequence["JudgedLabels"]) -> "JudgedLabels":
+        """All parts' labels in their order; at least one part."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
 
