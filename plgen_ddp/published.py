@@ -1,4 +1,4 @@
-"""Published figures of other projects' pseudo labels, to be seen beside one's own."""
+"""Published figures of other projects' pseudo labels, shown beside one's own."""
 
 from collections.abc import Collection, Iterable
 

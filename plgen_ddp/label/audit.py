@@ -109,7 +109,7 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
         leaks=tuple(itertools.chain.from_iterable(map(_first, leaks))),
         images=len(image_ids),
         pseudo_labels=len(labelled.ids),
-        base_annotations=len(labelled.others.prints),
+        base_annotations=len(labelled.others.text_hashes),
         unjudged=unjudged,
     )
 
@@ -174,7 +174,7 @@ def _of_base_annotations(
     if limited is not None:
         among_own &= limited
     found, own = labelled.others.where(among_found), own.where(among_own)
-    if np.array_equal(found.prints, own.prints):
+    if np.array_equal(found.text_hashes, own.text_hashes):
         return
     own_texts = list(itertools.compress(texts, among_own.tolist()))
     others = itertools.compress(labelled.coco.entries("annotations", msgspec.Raw), (~labelled.listed).tolist())
