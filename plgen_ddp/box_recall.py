@@ -7,17 +7,18 @@ import numpy as np
 
 from plgen_ddp.boxes import ious, match_one_to_one
 from plgen_ddp.errors import UserError
-from plgen_ddp.records import BoxRecall, Regions, StoreRecall
+from plgen_ddp.figures import BoxRecall, StoreRecall
+from plgen_ddp.records import Regions
 from plgen_ddp.store import RegionStore
 
 LIMITS = (10, 50, 100)
-"""Recall is counted of an image's first so many boxes."""
+"""Recall is counted with this number of an image's first boxes."""
 
 IOUS = (0.5, 0.75, 0.9)
 """IoUs from which a box finds an object."""
 
 
-def open_store(folder: Path, made_from: object = None) -> RegionStore:
+def store_to_judge(folder: Path, made_from: object = None) -> RegionStore:
     """The region store in a folder, or in its `store`: `run.output` names the folder around it.
 
     Args:

@@ -3,6 +3,11 @@
 import numpy as np
 
 
+def corners(boxes_xywh: np.ndarray) -> np.ndarray:
+    """Boxes xywh (n, 4) as xyxy (n, 4)."""
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
+
 def intersections(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     """The common area of each pair, (n, m), of boxes (n, 4) and others (m, 4)."""
     return paired_intersections(boxes_xyxy[:, None], others_xyxy[None])
@@ -43,6 +48,17 @@ def paired_covered(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarra
     """`covered` of each box (n, 4) by the other (n, 4) in its place, (n,)."""
     own = np.maximum(areas(boxes_xyxy), np.finfo(np.float64).tiny)
     return paired_intersections(boxes_xyxy, others_xyxy) / own
+
+
+def pairs_in_ranges(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair (row, number) with start[row] <= number < end[row], row by row: two int64 arrays of one length.
+
+    Args:
+        start, end: int64 (n,), no end before its start.
+    """
+    count = end - start
+    row = np.repeat(np.arange(len(count)), count)
+    return row, np.arange(len(row)) + np.repeat(start - (np.cumsum(count) - count), count)
 
 
 def match_one_to_one(overlap: np.ndarray, same_name: np.ndarray, iou: float) -> np.ndarray:

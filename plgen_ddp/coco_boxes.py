@@ -1,14 +1,15 @@
 """What evaluation and exports read of a COCO-format JSON, labelled or not: images, categories, boxes; no polygons."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from plgen_ddp.boxes import corners
 from plgen_ddp.coco import Category, read_json
-from plgen_ddp.errors import UserError
+from plgen_ddp.errors import UserError, suggestion
 from plgen_ddp.label_quality import ImageBoxes
 
 
@@ -49,6 +50,18 @@ class BoxFile(msgspec.Struct):
     annotations: list[BoxRow] = []
     info: Any = None
 
+    def category_ids(self, names: Sequence[str], path: Path) -> list[int]:
+        """The category id of each name; `path` is the file's, for the message.
+
+        Raises:
+            UserError: the file has no category of a name.
+        """
+        ids = {category.name: category.id for category in self.categories}
+        for name in names:
+            if name not in ids:
+                raise UserError(f"{path} has no category {name!r}{suggestion(name, ids)}")
+        return [ids[name] for name in names]
+
     def pseudo_labels(self) -> list[BoxRow]:
         """The annotations with `confidence`, in the file's order."""
         return [box for box in self.annotations if box.confidence is not None]
@@ -80,6 +93,18 @@ def read_box_file(path: Path, what: str) -> BoxFile:
         raise UserError(f"the {what} {path} is not a COCO-format JSON: {error}") from None
 
 
+def read_ground_truth(path: Path) -> BoxFile:
+    """Reads a file of real annotations.
+
+    Raises:
+        UserError: what `read_box_file` raises, or a file of pseudo labels.
+    """
+    file = read_box_file(path, "ground truth")
+    if file.made_for() is not None and file.pseudo_labels():
+        raise UserError(f"{path} is a file of pseudo labels; --ground-truth takes real annotations")
+    return file
+
+
 def boxes_by_image(rows: Iterable[BoxRow], number_of: Mapping[int, int]) -> dict[int, ImageBoxes]:
     """The boxes of each image that has any, in the rows' order; a row without `confidence` scores 1.
 
@@ -88,8 +113,7 @@ def boxes_by_image(rows: Iterable[BoxRow], number_of: Mapping[int, int]) -> dict
     """
     kept = list(rows)
     image_ids = np.array([row.image_id for row in kept], np.int64)
-    boxes = np.array([row.bbox for row in kept], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = corners(np.array([row.bbox for row in kept], np.float64).reshape(-1, 4))
     names = np.array([number_of[row.category_id] for row in kept], np.int64)
     scores = np.array([1.0 if row.confidence is None else row.confidence for row in kept], np.float64)
     order = np.argsort(image_ids, kind="stable")

@@ -16,15 +16,8 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from plgen_ddp.errors import PeerError, UserError, user_message
-from plgen_ddp.records import (
-    Audit,
-    Evaluation,
-    ImportSummary,
-    LabelSummary,
-    PublishedFigures,
-    RankSummary,
-    StoreRecall,
-)
+from plgen_ddp.figures import Evaluation, PublishedFigures, StoreRecall
+from plgen_ddp.records import Audit, ImportSummary, LabelSummary, RankSummary
 
 # Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5

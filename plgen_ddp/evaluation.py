@@ -13,16 +13,14 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from plgen_ddp.box_recall import box_recall, open_store
+from plgen_ddp.box_recall import box_recall, store_to_judge
 from plgen_ddp.boxes import covered, ious, match_one_to_one
-from plgen_ddp.coco_boxes import BoxFile, BoxRow, ImageRow, boxes_by_image, read_box_file
-from plgen_ddp.errors import UserError, suggestion
-from plgen_ddp.label_quality import RIGHT_IOU, ImageBoxes, LabelQuality, label_quality
+from plgen_ddp.coco_boxes import BoxFile, BoxRow, ImageRow, boxes_by_image, read_box_file, read_ground_truth
+from plgen_ddp.errors import UserError
+from plgen_ddp.figures import Evaluation, StoreRecall
+from plgen_ddp.label_quality import NO_BOXES, RIGHT_IOU, ImageBoxes, LabelQuality, label_quality
 from plgen_ddp.published import published_for
-from plgen_ddp.records import Evaluation, StoreRecall
 from plgen_ddp.store import RegionStore
-
-_NOTHING = ImageBoxes(np.empty((0, 4)), np.empty(0, np.int64), np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ def evaluate(
         UserError: an unreadable file, no image in common, an image that is another one in the other file, a name that a
             file lacks or the labels were not made for, labels that are none of this package's, or another store.
     """
-    made, real = read_box_file(labels, "labels"), read_box_file(ground_truth, "ground truth")
-    regions = None if store is None else open_store(store, made.recorded("store", "fingerprint"))
+    made, real = read_box_file(labels, "labels"), read_ground_truth(ground_truth)
+    regions = None if store is None else store_to_judge(store, made.recorded("store", "fingerprint"))
     names = _names(made, real, labels, ground_truth, novel)
     compared = _compared(made, real, names, labels, ground_truth, only_images_with_novel=only_images_with_novel)
     run = _coco_eval(compared)
@@ -97,16 +95,12 @@ def _names(made: BoxFile, real: BoxFile, labels: Path, ground_truth: Path, novel
     if novel is None and made_for is None:
         raise UserError(f"{labels} does not say which names it was made for; give them with --novel")
     names = list(dict.fromkeys(novel if novel is not None else made_for or []))
-    if real.made_for() is not None and real.pseudo_labels():
-        raise UserError(f"{ground_truth} is a file of pseudo labels; --ground-truth takes real annotations")
-    ids = {category.name: category.id for category in real.categories}
-    if len(ids) < len(real.categories):
-        counts = Counter(category.name for category in real.categories)
+    counts = Counter(category.name for category in real.categories)
+    if len(counts) < len(real.categories):
         raise UserError(f"{ground_truth} has two categories with name {counts.most_common(1)[0][0]!r}")
+    real.category_ids(names, ground_truth)
     made_names = {category.name for category in made.categories}
     for name in names:
-        if name not in ids:
-            raise UserError(f"{ground_truth} has no category {name!r}{suggestion(name, ids)}")
         if made_for is not None and name not in made_for:
             raise UserError(f"{labels} was not made for {name!r}, only for {', '.join(made_for)}")
         if name not in made_names:
@@ -227,9 +221,9 @@ def _quality(compared: _Compared) -> LabelQuality:
     return label_quality(
         [
             (
-                _without_crowds(labels.get(image.id, _NOTHING), novel.get(image.id, _NOTHING), crowds.get(image.id)),
-                novel.get(image.id, _NOTHING),
-                base.get(image.id, _NOTHING),
+                _without_crowds(labels.get(image.id, NO_BOXES), novel.get(image.id, NO_BOXES), crowds.get(image.id)),
+                novel.get(image.id, NO_BOXES),
+                base.get(image.id, NO_BOXES),
             )
             for image in compared.images
         ]

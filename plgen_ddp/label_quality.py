@@ -59,6 +59,9 @@ class ImageBoxes:
     scores: np.ndarray
 
 
+NO_BOXES = ImageBoxes(np.empty((0, 4)), np.empty(0, np.int64), np.empty(0))
+
+
 def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -> LabelQuality:
     """Counts over images, each (labels, novel objects, base objects); crowds are left out by the caller."""
     kinds = dict.fromkeys(("right", "duplicate", "wrong_name", "base_object", "part", "background"), 0)

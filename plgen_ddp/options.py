@@ -76,8 +76,8 @@ def load_structured(
     """The configuration in a YAML file, changed by `section.key=value` words.
 
     Options that name a file hold its path afterwards. It is looked up in the current folder, beside the YAML file, in
-    the packaged configs, and there by name. A YAML file can stand on others: `base: FILE` or `base: [FILE, ...]` at its
-    top takes their options, later files winning over earlier ones, and its own over them all.
+    the packaged configs, and there by name. A YAML file can start from others: `base: FILE` or `base: [FILE, ...]` at
+    its top takes their options. Later files win over earlier ones, and the file's own options over them all.
 
     Args:
         schema: a dataclass of sections.

@@ -1,9 +1,9 @@
-"""Published figures of other projects' pseudo labels, to be seen beside one's own."""
+"""Published figures of other projects' pseudo labels, shown beside one's own."""
 
 from collections.abc import Collection, Iterable
 
 from plgen_ddp.coco_boxes import ImageRow
-from plgen_ddp.records import PublishedFigures
+from plgen_ddp.figures import PublishedFigures
 
 VLPLM = PublishedFigures(
     title="VL-PLM as published",

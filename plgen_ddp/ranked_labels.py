@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from plgen_ddp.coco_boxes import read_box_file
-from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.boxes import pairs_in_ranges
+from plgen_ddp.coco_boxes import read_ground_truth
+from plgen_ddp.errors import UserError
 from plgen_ddp.label_quality import RIGHT_IOU
 from plgen_ddp.records import PseudoLabels
 
@@ -82,6 +83,7 @@ class JudgedLabels:
 
     @classmethod
     def concatenate(cls, parts: Sequence["JudgedLabels"]) -> "JudgedLabels":
+        """All parts' labels in their order; at least one part."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
 
@@ -109,13 +111,8 @@ def read_objects(path: Path, names: Sequence[str], extents: Mapping[int, tuple[i
         UserError: an unreadable file, pseudo labels, a name that it lacks, no image in common, one of another size, or
             no object of the names.
     """
-    file = read_box_file(path, "ground truth")
-    if file.pseudo_labels() and file.made_for() is not None:
-        raise UserError(f"{path} is a file of pseudo labels; --ground-truth takes real annotations")
-    ids = {category.name: category.id for category in file.categories}
-    for name in names:
-        if name not in ids:
-            raise UserError(f"{path} has no category {name!r}{suggestion(name, ids)}")
+    file = read_ground_truth(path)
+    place = {category_id: number for number, category_id in enumerate(file.category_ids(names, path))}
     common = [image for image in file.images if image.id in extents]
     if not common:
         raise UserError(f"the ground truth {path} has none of the images that are labelled")
@@ -124,7 +121,6 @@ def read_objects(path: Path, names: Sequence[str], extents: Mapping[int, tuple[i
             raise UserError(
                 f"image {image.id} of the ground truth {path} has another size than the one that is labelled"
             )
-    place = {ids[name]: number for number, name in enumerate(names)}
     rows = [row for row in file.annotations if row.category_id in place]
     objects = Objects.of(
         len(names),
@@ -258,8 +254,7 @@ def _match(boxes_xywh: np.ndarray, keys: np.ndarray, objects: Objects) -> tuple[
         keys: int64 (n,), image and name as in `Objects.keys`.
     """
     start, end = (np.searchsorted(objects.keys, keys, side=side) for side in ("left", "right"))
-    label = np.repeat(np.arange(len(keys)), end - start)
-    target = np.arange(len(label)) - np.repeat(np.cumsum(end - start) - end, end - start)
+    label, target = pairs_in_ranges(start, end)
     overlap = _coco_ious(boxes_xywh[label], objects.boxes_xywh[target], objects.crowd[target])
     near = np.flatnonzero(overlap >= IOUS[0])
     # Of each label the nearest object first; of equally near ones COCO takes the last.

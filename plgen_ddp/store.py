@@ -8,25 +8,7 @@ store.
     <folder>/index.parquet     which images each part holds; made when it is missing or out of date
     <folder>/parts/<first image id>-<images>-<digest of the image ids>.parquet
 
-A part has a row an image and these columns; a region's values are in the order of its boxes:
-
-    image_id        int64
-    stage, reason   string, null unless the image failed
-    boxes_xyxy      list<float32>, four a box, original pixels
-    objectness      list<float32>, one a box
-    foreground, last_move, agreement, scale_cosine
-                    list<float32>, one a box; null where the boxes' source has no such evidence
-    embeddings      binary: little-endian float16, `dim` a box
-
-A part of imported scores has no evidence and no embeddings. It has the likeliest name of each box instead, and keeps
-the digits of the files that it comes from:
-
-    image_id, stage, reason
-    boxes_xyxy, objectness, top_score
-                    list<float64>
-    top_name        list<int32>
-
-`plgen_ddp.records.Regions` says what the values mean.
+`plgen_ddp.part_layout` says what a part holds.
 """
 
 import functools
@@ -43,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plgen_ddp.config import Config
@@ -51,33 +32,12 @@ from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
 from plgen_ddp.options import given
-from plgen_ddp.records import EVIDENCE, Failure, FixedVocabulary, Regions, Similarity
+from plgen_ddp.part_layout import IMPORTED_SCHEMA, SCHEMA, image_of_nan, regions_of, to_table, wrong_values
+from plgen_ddp.records import FixedVocabulary, Regions, Similarity
 from plgen_ddp.store_index import PartContent, contents_of_parts
 
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
 FORMAT = 2
-
-_IMAGE = [
-    pa.field("image_id", pa.int64(), nullable=False),
-    pa.field("stage", pa.string()),
-    pa.field("reason", pa.string()),
-]
-_SCHEMA = pa.schema(
-    [
-        *_IMAGE,
-        pa.field("boxes_xyxy", pa.list_(pa.float32()), nullable=False),
-        pa.field("objectness", pa.list_(pa.float32()), nullable=False),
-        *(pa.field(name, pa.list_(pa.float32())) for name in EVIDENCE),
-        pa.field("embeddings", pa.binary(), nullable=False),
-    ]
-)
-_IMPORTED_SCHEMA = pa.schema(
-    [
-        *_IMAGE,
-        *(pa.field(name, pa.list_(pa.float64()), nullable=False) for name in ("boxes_xyxy", "objectness", "top_score")),
-        pa.field("top_name", pa.list_(pa.int32()), nullable=False),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +137,7 @@ class RegionStore:
     def write_part(self, images: Sequence[Regions]) -> Path:
         """Adds one part that holds these images."""
         buffer = io.BytesIO()
-        table = _to_table(images)
+        table = to_table(images)
         lists = [field.name for field in table.schema if pa.types.is_list(field.type)]
         pq.write_table(
             table,
@@ -201,31 +161,17 @@ class RegionStore:
             UserError: the part is damaged, or holds a number that is NaN or infinite.
         """
         imported = self._imported
-        layout = _IMPORTED_SCHEMA if imported else _SCHEMA
+        layout = IMPORTED_SCHEMA if imported else SCHEMA
         table = self._read(path, None if embeddings else [name for name in layout.names if name != "embeddings"])
         dim = self._dim if embeddings else 0
-        if wrong := _wrong_values(table, dim):
+        if wrong := wrong_values(table, dim):
             raise UserError(f"run.output: part {path} {wrong}; remove it and run scoring again")
-        image_ids, stages, reasons = (table.column(name).to_pylist() for name in ("image_id", "stage", "reason"))
-        listed = ("top_name", "top_score") if imported else EVIDENCE
-        lists = {name: _lists_of(table, name) for name in ("boxes_xyxy", "objectness", *listed)}
-        embeddings_of = _embeddings_of(table, dim)
-        if (row := _row_of_nan(table)) is not None:
+        if (image_id := image_of_nan(table)) is not None:
             raise UserError(
-                f"run.output: an embedding of image {image_ids[row]} in the store is NaN; remove part {path} and run "
+                f"run.output: an embedding of image {image_id} in the store is NaN; remove part {path} and run "
                 "scoring again"
             )
-        for row, (image_id, stage, reason) in enumerate(zip(image_ids, stages, reasons, strict=True)):
-            boxes, objectness = lists["boxes_xyxy"](row), lists["objectness"](row)
-            assert boxes is not None and objectness is not None, "the schema allows no null here"
-            yield Regions(
-                image_id,
-                boxes.reshape(-1, 4),
-                objectness,
-                embeddings_of(row, len(objectness)),
-                **{name: lists[name](row) for name in listed},
-                failure=None if reason is None else Failure(stage, reason),
-            )
+        yield from regions_of(table, dim, imported=imported)
 
     def part_of_images(self) -> dict[int, Path]:
         """Which part holds each image.
@@ -292,7 +238,7 @@ class RegionStore:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 table = file.read(columns, use_threads=False).combine_chunks()  # parts are read side by side
-            layout = _IMPORTED_SCHEMA if "top_name" in table.column_names else _SCHEMA
+            layout = IMPORTED_SCHEMA if "top_name" in table.column_names else SCHEMA
             if not all(field in layout for field in table.schema) or len(table.schema) != len(columns or layout):
                 raise pa.ArrowInvalid("it has other columns than a part")
             return table
@@ -355,86 +301,6 @@ class PartWriter:
                     self.boxes += sum(len(row.objectness) for row in rows)
                 except BaseException as error:  # handed to the rank, which raises it
                     self._error = error
-
-
-def _to_table(images: Sequence[Regions]) -> pa.Table:
-    schema = _SCHEMA if all(image.top_name is None for image in images) else _IMPORTED_SCHEMA
-
-    def column(field: pa.Field) -> pa.Array:
-        if field.name in ("stage", "reason"):
-            return pa.array([getattr(image.failure, field.name, None) for image in images], field.type)
-        values = [getattr(image, field.name) for image in images]
-        if field.name == "image_id":
-            return pa.array(values, field.type)
-        if field.name == "embeddings":
-            return pa.array([array.astype("<f2").tobytes() for array in values], field.type)
-        return _lists(values, field.type.value_type.to_pandas_dtype())
-
-    return pa.Table.from_arrays([column(field) for field in schema], schema=schema)
-
-
-def _lists(arrays: Sequence[np.ndarray | None], kind: type[np.generic]) -> pa.Array:
-    """A column of lists of numbers; None becomes null."""
-    flat = [np.empty(0, kind) if array is None else array.reshape(-1).astype(kind) for array in arrays]
-    offsets = np.cumsum([0, *map(len, flat)]).astype(np.int32)
-    missing = pa.array([array is None for array in arrays], pa.bool_())
-    return pa.ListArray.from_arrays(offsets, np.concatenate(flat), mask=missing)
-
-
-def _lists_of(table: pa.Table, name: str) -> Callable[[int], np.ndarray | None]:
-    """Row to the values of a column of lists; None for null. They are a view of the column."""
-    column = _whole(table, name)
-    values, offsets = column.values.to_numpy(), column.offsets.tolist()
-    present = column.is_valid().tolist()
-    return lambda row: values[offsets[row] : offsets[row + 1]] if present[row] else None
-
-
-def _embeddings_of(table: pa.Table, dim: int) -> Callable[[int, int], np.ndarray]:
-    """Row and its number of boxes to its embeddings float16 (n, dim), a view of the column."""
-    if "embeddings" not in table.column_names:
-        return lambda row, count: np.empty((count, 0), np.float16)
-    column = _whole(table, "embeddings")
-    _, offsets, data = column.buffers()
-    starts = np.frombuffer(offsets, np.int32)[column.offset :].tolist()
-    values = np.frombuffer(data or b"", "<f2")
-    return lambda row, count: values[starts[row] // 2 : starts[row + 1] // 2].reshape(count, dim)
-
-
-def _row_of_nan(table: pa.Table) -> int | None:
-    """The first row with an embedding that is NaN or infinite."""
-    if "embeddings" not in table.column_names:
-        return None
-    _, offsets, data = _whole(table, "embeddings").buffers()
-    # All bits of the exponent are set: NumPy's own test takes twenty times as long on float16.
-    wrong = (np.frombuffer(data or b"", "<u2") & 0x7C00) == 0x7C00
-    if not wrong.any():
-        return None
-    return int(np.searchsorted(np.frombuffer(offsets, np.int32), 2 * wrong.argmax(), side="right")) - 1
-
-
-def _whole(table: pa.Table, name: str) -> pa.Array:
-    """A column without chunks."""
-    column = table.column(name)
-    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
-
-
-def _wrong_values(table: pa.Table, dim: int) -> str | None:
-    """What no writer of parts leaves: numbers that are NaN or infinite, and columns of different lengths."""
-    boxes = pc.list_value_length(table.column("objectness"))
-    for field in table.schema:
-        column = table.column(field.name)
-        if pa.types.is_list(field.type):
-            values = pc.list_flatten(column).to_numpy()
-            if not np.isfinite(values).all():
-                return f"holds NaN or an infinite number in {field.name}"
-            length, each = pc.list_value_length(column), 4 if field.name == "boxes_xyxy" else 1
-        elif field.name == "embeddings":
-            length, each = pc.binary_length(column), 2 * dim
-        else:
-            continue
-        if pc.any(pc.not_equal(length, pc.multiply(boxes, each))).as_py():
-            return f"is damaged: {field.name} has another length than its boxes"
-    return None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

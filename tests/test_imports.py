@@ -55,7 +55,7 @@ IMPORTERS = {
 LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("records", "files", "errors", "config", "console", "coco", "image_files")),
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality", "ranked_labels")),
-    *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export")),
+    *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export", "figures")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
     *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit")),
     *(f"launch.{name}" for name in ("split", "export", "import_scores")),

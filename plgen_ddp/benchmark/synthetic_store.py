@@ -22,7 +22,7 @@ from plgen_ddp.store import Manifest, RegionStore
 
 _IMAGES_PER_PART = 64
 _OBJECTS = 10
-# Of the objects, so many are annotated: 7.3 an image, as in train2017.
+# The share of the objects that is annotated: 7.3 an image, as in train2017.
 _ANNOTATED = 0.73
 _WIDTH, _HEIGHT = 640, 480
 # The cosine of two names' text embeddings; of a box's embedding with what its name has alone, and with what all share.

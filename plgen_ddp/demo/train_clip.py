@@ -63,6 +63,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plgen_ddp.boxes import areas, covered, ious
 from plgen_ddp.demo.scenes import BASE, JPEG_QUALITY, KINDS, NOVEL, SEEDS, SUPERS, SceneImage, draw_scene
 from plgen_ddp.train.weights import write_small_weights
 
@@ -266,22 +267,6 @@ def _scene_boxes(scene: SceneImage) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return boxes, names, np.array([KIND_NAMES.index(item.kind) for item in scene.objects], dtype=int)
 
 
-def _shown(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """What share of each box lies in each crop, xyxy boxes, (crops, boxes)."""
-    low = np.maximum(crops[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(crops[:, None, 2:], boxes[None, :, 2:])
-    return np.prod(np.maximum(high - low, 0), axis=2) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-
-
-def _iou(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
-    """Pairwise IoU of xyxy boxes, (n, m)."""
-    low = np.maximum(boxes_a[:, None, :2], boxes_b[None, :, :2])
-    high = np.minimum(boxes_a[:, None, 2:], boxes_b[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=2)
-    area_a, area_b = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (boxes_a, boxes_b))
-    return shared / (area_a[:, None] + area_b[None, :] - shared)
-
-
 def _random_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> np.ndarray:
     """Boxes of 16 to 140 px anywhere in an image of `size` (width, height), (count, 4) xyxy."""
     extent = np.exp(rng.uniform(np.log(16), np.log(140), (count, 2)))
@@ -311,7 +296,7 @@ def _captioned(
     rng: np.random.Generator, crops: np.ndarray, boxes: np.ndarray, about: np.ndarray, looseness: float
 ) -> np.ndarray:
     """Which object each crop's caption names, int (crops,): the one it is about, or another one that it shows."""
-    seen = _shown(crops, boxes) >= SHOWN
+    seen = covered(boxes, crops).T >= SHOWN
     seen[np.arange(len(crops)), about] = False
     other = np.where(seen, rng.random(seen.shape), -1).argmax(axis=1)
     return np.where(seen.any(axis=1) & (rng.random(len(crops)) < looseness * OTHER), other, about)
@@ -319,7 +304,7 @@ def _captioned(
 
 def _nearest(crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """The object that a crop shows most of, by area; the nearest one if it shows none; int (crops,)."""
-    area = _shown(crops, boxes) * np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    area = covered(boxes, crops).T * areas(boxes)
     gap = np.linalg.norm(
         (crops[:, None, :2] + crops[:, None, 2:] - boxes[None, :, :2] - boxes[None, :, 2:]) / 2, axis=2
     )
@@ -484,7 +469,7 @@ def evaluate(model: CLIP, seeds: range) -> Evaluation:
         photo = _photo(scene)
         others = _random_boxes(rng, 3 * len(boxes), photo.size)
         others = np.clip(others, 0, np.tile(photo.size, 2))
-        others = others[_iou(others, boxes).max(axis=1) < 0.1][: len(boxes)]
+        others = others[ious(others, boxes).max(axis=1) < 0.1][: len(boxes)]
         found = region_embeddings(model, photo, np.concatenate([boxes, others]))
         true_names.append(names)
         true_kinds.append(kinds)

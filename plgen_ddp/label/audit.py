@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from plgen_ddp.boxes import paired_ious
+from plgen_ddp.boxes import corners, paired_ious, pairs_in_ranges
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
@@ -109,7 +109,7 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
         leaks=tuple(itertools.chain.from_iterable(map(_first, leaks))),
         images=len(image_ids),
         pseudo_labels=len(labelled.ids),
-        base_annotations=len(labelled.others.prints),
+        base_annotations=len(labelled.others.text_hashes),
         unjudged=unjudged,
     )
 
@@ -174,7 +174,7 @@ def _of_base_annotations(
     if limited is not None:
         among_own &= limited
     found, own = labelled.others.where(among_found), own.where(among_own)
-    if np.array_equal(found.prints, own.prints):
+    if np.array_equal(found.text_hashes, own.text_hashes):
         return
     own_texts = list(itertools.compress(texts, among_own.tolist()))
     others = itertools.compress(labelled.coco.entries("annotations", msgspec.Raw), (~labelled.listed).tolist())
@@ -239,7 +239,7 @@ def _copies(
     Boxes in whole pixels, as some files of boxes have them, agree by chance where objects are small. Where most boxes
     of the file are such, equal ones are copies only if they are the larger part of those with an IoU of 0.5 or more.
     """
-    boxes = _corners(labelled.boxes_xywh)
+    boxes = corners(labelled.boxes_xywh)
     best = _best_ious(labelled.image_ids, boxes, novel_image_ids, novel_xyxy)
     sizes = _sizes(labelled.image_ids, extents)
     free = np.concatenate([boxes[:, :2] > _BORDER, boxes[:, 2:] < sizes - _BORDER], axis=1)
@@ -263,7 +263,7 @@ def _novel_boxes(own: Annotations, texts: Sequence[msgspec.Raw], novel_ids: set[
     novel = np.isin(own.category_ids, list(novel_ids))
     boxes, confidences = boxes_of(list(itertools.compress(texts, novel.tolist())))
     real = np.isnan(confidences) & ~np.isnan(boxes[:, 0])
-    return own.image_ids[novel][real], _corners(boxes[real])
+    return own.image_ids[novel][real], corners(boxes[real])
 
 
 def _best_ious(
@@ -272,14 +272,14 @@ def _best_ious(
     """Each box's largest IoU with the others of its image, float64 (n,); 0 without any."""
     order = np.argsort(other_ids, kind="stable")
     other_ids, others_xyxy = other_ids[order], others_xyxy[order]
-    start = np.searchsorted(other_ids, image_ids, "left")
-    count = np.searchsorted(other_ids, image_ids, "right") - start
+    start, end = (np.searchsorted(other_ids, image_ids, side) for side in ("left", "right"))
+    count = end - start
     best = np.zeros(len(image_ids))
     paired = np.flatnonzero(count)
     for block in np.array_split(paired, count.sum() // _PAIRS + 1):
-        box = np.repeat(block, count[block])
-        place = np.arange(len(box)) - np.repeat(np.cumsum(count[block]) - count[block], count[block])
-        np.maximum.at(best, box, np.nan_to_num(paired_ious(boxes_xyxy[box], others_xyxy[start[box] + place])))
+        row, other = pairs_in_ranges(start[block], end[block])
+        box = block[row]
+        np.maximum.at(best, box, np.nan_to_num(paired_ious(boxes_xyxy[box], others_xyxy[other])))
     return best
 
 
@@ -294,10 +294,6 @@ def _sizes(image_ids: np.ndarray, extents: dict[int, tuple[int, int]]) -> np.nda
     known, sizes = known[order], np.array(list(extents.values()), np.int64)[order]
     place = np.minimum(np.searchsorted(known, image_ids), len(known) - 1)
     return np.where((known[place] == image_ids)[:, None], sizes[place], 0)
-
-
-def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
 def _same(text: msgspec.Raw | bytes, other: msgspec.Raw) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plgen_ddp.boxes import corners
 from plgen_ddp.coco import CocoFile
 
 
@@ -36,5 +37,4 @@ def read_base_boxes(coco: CocoFile, base_ids: Sequence[int]) -> BaseBoxes:
     boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
     names = np.array([place[row.category_id] for row in rows], np.int64)
     order = np.argsort(image_ids, kind="stable")
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    return BaseBoxes(image_ids[order], corners[order], names[order])
+    return BaseBoxes(image_ids[order], corners(boxes)[order], names[order])

@@ -29,7 +29,7 @@ from plgen_ddp.records import Regions
 
 # A learned box score says how likely a box fits an object this well.
 _FITS_IOU = 0.6
-# So many right and so many wrong boxes are the least to learn from.
+# The fewest right boxes, and the fewest wrong ones, to learn from.
 _FEWEST = 50
 
 

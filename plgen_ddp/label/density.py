@@ -27,6 +27,7 @@ class DensestLabels:
         self._held, self._limit = 0, self._at_most + _SPARE
 
     def add(self, labels: PseudoLabels) -> None:
+        """Takes the labels of some images, and drops the lowest of all when too many are held."""
         self._labels.append(labels)
         self._held += len(labels)
         if self._held > self._limit:

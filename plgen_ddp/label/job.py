@@ -17,7 +17,8 @@ from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.category_embeddings import print_without
 from plgen_ddp.label.density import DensestLabels, names_of
 from plgen_ddp.label.embed_names import check_name_lengths
-from plgen_ddp.label.passes import Labelling, open_store
+from plgen_ddp.label.labelling import Labelling
+from plgen_ddp.label.passes import open_store
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
 from plgen_ddp.processor import without_garbage_collection
@@ -140,14 +141,12 @@ def write_labels(done: LabelledStore) -> LabelSummary:
         set(plan.base_ids),
         done.labels,
         provenance(
-            plan,
+            done.labelling,
             done.manifest,
-            done.labelling.rule,
-            done.labelling.on_base,
             done.thresholds,
-            len(done.labels),
-            done.failed,
-            done.absent,
+            labels=len(done.labels),
+            failed=done.failed,
+            absent=done.absent,
         ),
         image_ids=None if everything else plan.image_ids,
         categories=plan.coco.categories_text(done.labelling.text_embeddings, plan.added, plan.left_out),

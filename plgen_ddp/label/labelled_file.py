@@ -52,19 +52,21 @@ class Annotations:
     """Annotations of a JSON in columns, in the file's order.
 
     Attributes:
-        prints: int64 (n,), of the raw text: in one process, equal texts have equal ones, and others practically never.
+        text_hashes: int64 (n,). In one process, equal raw texts have equal hashes, and others practically never.
         ids: int64 (n,), or objects where the file has other ids, or none.
         image_ids, category_ids: int64 (n,).
     """
 
-    prints: np.ndarray
+    text_hashes: np.ndarray
     ids: np.ndarray
     image_ids: np.ndarray
     category_ids: np.ndarray
 
     def where(self, wanted: np.ndarray) -> "Annotations":
         """Those where the bool (n,) is true."""
-        return Annotations(self.prints[wanted], self.ids[wanted], self.image_ids[wanted], self.category_ids[wanted])
+        return Annotations(
+            self.text_hashes[wanted], self.ids[wanted], self.image_ids[wanted], self.category_ids[wanted]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ def read_annotations(coco: CocoFile) -> tuple[Annotations, list[msgspec.Raw]]:
         UserError: one is not COCO's.
     """
     texts = coco.entries("annotations", msgspec.Raw)
-    columns, prints = np.empty((2, len(texts)), np.int64), np.fromiter(map(hash, map(bytes, texts)), np.int64)
+    columns, text_hashes = np.empty((2, len(texts)), np.int64), np.fromiter(map(hash, map(bytes, texts)), np.int64)
     ids: list[np.ndarray] = []
     try:
         for start in range(0, len(texts), _CHUNK):
@@ -161,7 +163,7 @@ def read_annotations(coco: CocoFile) -> tuple[Annotations, list[msgspec.Raw]]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{coco.path}: an annotation is not COCO's: {error}") from None
     every_id = np.concatenate(ids or [np.empty(0, np.int64)])
-    return Annotations(prints, every_id, columns[0], columns[1]), texts
+    return Annotations(text_hashes, every_id, columns[0], columns[1]), texts
 
 
 def boxes_of(texts: Sequence[msgspec.Raw]) -> tuple[np.ndarray, np.ndarray]:

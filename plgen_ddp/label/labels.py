@@ -5,7 +5,7 @@ VL-PLM and MarvelOVD differ in two numbers of it: the weight of objectness in th
 
 import numpy as np
 
-from plgen_ddp.boxes import paired_covered, paired_ious
+from plgen_ddp.boxes import areas, paired_covered, paired_intersections, paired_ious, pairs_in_ranges
 from plgen_ddp.config import LabelConfig
 from plgen_ddp.label.rule import ScoredBoxes
 from plgen_ddp.records import PseudoLabels, Regions
@@ -26,16 +26,14 @@ def nms(boxes_xyxy: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou: flo
     """
     order = np.lexsort((-scores, groups))  # group by group, in each by falling score
     boxes, groups = boxes_xyxy[order].astype(np.float64), groups[order]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area = areas(boxes)
     left, kept = np.arange(len(order)), [np.empty(0, np.int64)]
     while len(left):  # each round keeps the best box that is left of every group
         first = np.append(True, np.diff(groups[left]) != 0)
         best = left[first][np.cumsum(first) - 1]
         kept.append(left[first])
-        low = np.maximum(boxes[best, :2], boxes[left, :2])
-        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
-        overlap = np.clip(high - low, 0, None).prod(axis=1)
-        union = areas[best] + areas[left] - overlap
+        overlap = paired_intersections(boxes[best], boxes[left])
+        union = area[best] + area[left] - overlap
         # As a product, not a quotient: two boxes without area have no IoU, and must not warn of it.
         left = left[(overlap <= iou * union) & ~first]
     found = np.sort(order[np.concatenate(kept)])
@@ -77,7 +75,7 @@ def kept_boxes_of_images(
     above = np.flatnonzero((scored.score > least) & (scored.box_score >= options.box_threshold))
     if len(base_boxes_xyxy) and {"base_iou", "base_inside"} & set(options.suppress):
         # Every box with each base annotation of its image.
-        box, base = _ranges(*(np.searchsorted(base_place, place[above], side) for side in ("left", "right")))
+        box, base = pairs_in_ranges(*(np.searchsorted(base_place, place[above], side) for side in ("left", "right")))
         boxes, base_boxes = boxes_xyxy[above[box]].astype(np.float64), base_boxes_xyxy[base]
         explains = np.zeros(len(box), bool)
         if "base_iou" in options.suppress:
@@ -90,18 +88,11 @@ def kept_boxes_of_images(
     if "inside" in options.suppress:
         kept = kept[np.argsort(groups[kept], kind="stable")]
         # Every box with each better one of its group.
-        box, better = _ranges(np.searchsorted(groups[kept], groups[kept]), np.arange(len(kept)))
+        box, better = pairs_in_ranges(np.searchsorted(groups[kept], groups[kept]), np.arange(len(kept)))
         inside = paired_covered(boxes_xyxy[kept[box]].astype(np.float64), boxes_xyxy[kept[better]].astype(np.float64))
         kept = np.sort(np.delete(kept, box[inside > INSIDE]))
         kept = kept[np.argsort(-scored.score[kept], kind="stable")]
     return kept[np.argsort(place[kept], kind="stable")]
-
-
-def _ranges(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair (row, number) with start[row] <= number < end[row], row by row."""
-    count = end - start
-    row = np.repeat(np.arange(len(count)), count)
-    return row, np.arange(len(row)) + np.repeat(start - (np.cumsum(count) - count), count)
 
 
 def label_image(regions: Regions, scored: ScoredBoxes, kept: np.ndarray, category_ids: np.ndarray) -> PseudoLabels:

@@ -1,12 +1,12 @@
 """Passes over the store that labellings share: an image is read once, and cosines are computed once for all of them.
 
-A labelling is a plan with its rule. Labellings that differ only in thresholds and suppression share their scores too.
+Labellings that differ only in thresholds and suppression share their scores too.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
-from plgen_ddp.label.base_annotations import BaseBoxes, read_base_boxes
-from plgen_ddp.label.base_names import OnBaseNames, SampledImage, judge_on_base, learn_from_base
-from plgen_ddp.label.embed_names import embed_plans
-from plgen_ddp.label.imported_rule import imported_rule
+from plgen_ddp.label.base_names import SampledImage, judge_on_base, learn_from_base
+from plgen_ddp.label.labelling import Labelling, labellings_of
 from plgen_ddp.label.labels import kept_boxes_of_images, label_boxes
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.reachable import boxes_to_score
@@ -34,50 +32,12 @@ T = TypeVar("T")
 ImageInStore = tuple[Regions, tuple[int, int]]
 """An image's regions and its (width, height), pixels."""
 
-# Images of the store that teach a rule about base names, about; parts hold at most so many.
+# About how many images of the store teach a rule about base names.
 _SAMPLE = 4000
+# A part holds no more images.
 _IMAGES_PER_PART = 64
 # Cosines that are scored together, about: 4 MB in float64.
 _COSINES_AT_ONCE = 500_000
-
-# The options of `label` that decide no score.
-_OF_SUPPRESSION = ("box_threshold", "nms_iou", "suppress", "base_iou")
-_OF_THRESHOLD = ("score_threshold", "threshold", "f_beta", "wanted_precision", "per_image", "per_name")
-_OF_FILES = ("annotations", "allow_partial", "output", "text_embeddings", "drop_categories")
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """A plan with its rule.
-
-    Attributes:
-        scores: labellings with the same text here score all boxes alike; with the same `labels` they differ at most in
-            their thresholds.
-        columns: where the rule's words are among those of all labellings, int64; None: they are all, in this order.
-        base: base annotations, where the rule looks at them.
-        text_embeddings: of the categories that get `text_emb`, float32 (d,) each, by category id.
-        on_base: what base names say of the rule, where they are asked; None until `StorePass.prepare`.
-    """
-
-    plan: LabelPlan
-    rule: Rule
-    scores: str
-    labels: str
-    columns: np.ndarray | None
-    base: BaseBoxes | None
-    text_embeddings: dict[int, np.ndarray]
-    on_base: OnBaseNames | None = None
-
-    def cosines(self, cosine: np.ndarray) -> np.ndarray:
-        """The columns of the rule's words, float64 (n, words). `take` keeps rows together, and with it sums' bits."""
-        return cosine if self.columns is None else cosine.take(self.columns, axis=1)
-
-    def base_of(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """The base annotations of an image, where the rule looks at them; see `BaseBoxes.of_image`."""
-        return _NO_BASE if self.base is None else self.base.of_image(image_id)
-
-
-_NO_BASE = (np.empty((0, 4)), np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -108,18 +68,18 @@ class StorePass:
             UserError: too few base annotations to learn from, or evidence that the store lacks.
         """
         # One labelling stands for all that score alike: one that looks at base annotations, where any does.
-        rules = {one.scores: one for one in sorted(self.labellings, key=lambda one: one.base is not None)}
+        rules = {one.score_key: one for one in sorted(self.labellings, key=lambda one: one.base is not None)}
         retrieves = [key for key, one in rules.items() if _retrieves(one.rule)]
         for key, nearest in zip(retrieves, self._nearest_boxes([rules[key] for key in retrieves]), strict=True):
             rules[key] = replace(rules[key], rule=replace(rules[key].rule, name_classifiers=train_names(nearest)))
-        learns = sorted({one.scores for one in self.labellings if _learns(one.rule)})
+        learns = sorted({one.score_key for one in self.labellings if _learns(one.rule)})
         samples = dict(zip(learns, self._samples([rules[key] for key in learns]), strict=True))
         for key, sample in samples.items():
             rules[key] = replace(rules[key], rule=learn_from_base(rules[key].rule, sample))
         ready = []
         for one in self.labellings:
-            rule = replace(rules[one.scores].rule, options=one.plan.config.label)
-            own = samples.get(one.scores)
+            rule = replace(rules[one.score_key].rule, options=one.plan.config.label)
+            own = samples.get(one.score_key)
             asked = own is not None and scores_base_names(rule.options)
             ready.append(replace(one, rule=rule, on_base=judge_on_base(rule, own or []) if asked else None))
         return ready
@@ -142,7 +102,7 @@ class StorePass:
         """
         groups: dict[str, list[int]] = {}
         for number, one in enumerate(labellings):
-            groups.setdefault(one.scores, []).append(number)
+            groups.setdefault(one.score_key, []).append(number)
 
         lowest = {key: float(min(thresholds[number].min() for number in numbers)) for key, numbers in groups.items()}
 
@@ -195,7 +155,7 @@ class StorePass:
             return found
 
         samples: list[list[SampledImage]] = [[] for _ in rules]
-        # Every so many-th part first, then those between, until there are enough images.
+        # Every `step`-th part first, then those between, until there are enough images.
         step = max(1, len(self.paths) * _IMAGES_PER_PART // _SAMPLE)
         for start in range(step):
             for found in self.pool.map(read, self.paths[start::step]):
@@ -264,69 +224,13 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
         if not plan.config.label.allow_partial:
             raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
         print_line(f"warning: {message}; they get no pseudo labels", error=True)
-    embedded = embed_plans(plans, manifest)
-    rules, text_embeddings, columns = _rules(plans, manifest, [rows for rows, _ in embedded])
-    base: dict[tuple[int, ...], BaseBoxes] = {}
-    for one in plans:
-        if _looks_at_base(one) and tuple(one.base_ids) not in base:
-            base[tuple(one.base_ids)] = read_base_boxes(plan.coco, one.base_ids)
-    labellings = [
-        Labelling(
-            plan=one,
-            rule=rule,
-            scores=_decided(one, (*_OF_SUPPRESSION, *_OF_THRESHOLD, *_OF_FILES)),
-            labels=_decided(one, (*_OF_THRESHOLD, *_OF_FILES)),
-            columns=own,
-            base=base.get(tuple(one.base_ids)) if _looks_at_base(one) else None,
-            text_embeddings=of_categories,
-        )
-        for one, rule, own, (_, of_categories) in zip(plans, rules, columns, embedded, strict=True)
-    ]
+    labellings, text_embeddings = labellings_of(plans, manifest)
     wanted = set(plan.image_ids)
     paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
         # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
         # cores.
         yield StorePass(plan, store, manifest, paths, len(absent), text_embeddings, labellings, wanted, pool)
-
-
-def _rules(
-    plans: Sequence[LabelPlan], manifest: Manifest, matrices: Sequence[np.ndarray]
-) -> tuple[list[Rule], np.ndarray, list[np.ndarray | None]]:
-    """The rule of each plan, the words of all rules, and where among them each rule's own are.
-
-    Args:
-        matrices: the text embeddings of each plan's table.
-    """
-    if manifest.vocabulary is not None:
-        imported: list[Rule] = [imported_rule(one, manifest, manifest.vocabulary) for one in plans]
-        return imported, np.empty((0, 0), np.float32), [None] * len(plans)
-    rules = [
-        Rule(one.config.label, one.table, matrix, manifest.similarity)
-        for one, matrix in zip(plans, matrices, strict=True)
-    ]
-    return rules, *_together(matrices)
-
-
-def _together(matrices: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """Every distinct row of some matrices once, and where the rows of each are; None: all of them, in this order."""
-    place: dict[bytes, int] = {}
-    rows: list[np.ndarray] = []
-    columns = []
-    for matrix in matrices:
-        for row in matrix:
-            if place.setdefault(row.tobytes(), len(rows)) == len(rows):
-                rows.append(row)
-        columns.append(np.array([place[row.tobytes()] for row in matrix], np.int64))
-    every = np.arange(len(rows))
-    return np.stack(rows), [None if np.array_equal(own, every) else own for own in columns]
-
-
-def _decided(plan: LabelPlan, but: Sequence[str]) -> str:
-    """What decides a plan's scores or labels: its names, and its options without those in `but`."""
-    options = {name: value for name, value in asdict(plan.config.label).items() if name not in but}
-    # Whether base names are scored too decides no score of a novel one, but a table has them or not.
-    return repr((options, plan.table.words, plan.templates))
 
 
 def _retrieves(rule: Rule) -> bool:
@@ -339,14 +243,8 @@ def _learns(rule: Rule) -> bool:
     return rule.options.box_score in ("learned", "verified") or rule.options.asks_base_names
 
 
-def _looks_at_base(plan: LabelPlan) -> bool:
-    options = plan.config.label
-    suppresses = {"base_iou", "base_inside"} & set(options.suppress)
-    return bool(suppresses) or options.box_score in ("learned", "verified") or options.asks_base_names
-
-
 def _some_at_once(images: Iterator[ImageInStore], words: int) -> Iterator[list[ImageInStore]]:
-    """Images in lists, short enough that their boxes' cosines with so many words are few megabytes."""
+    """Images in lists, short enough that their boxes' cosines with this number of words take a few megabytes."""
     taken: list[ImageInStore] = []
     boxes = 0
     for image in images:

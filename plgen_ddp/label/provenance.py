@@ -7,42 +7,36 @@ from typing import Any
 import numpy as np
 
 from plgen_ddp import __version__
-from plgen_ddp.label.base_names import OnBaseNames
-from plgen_ddp.label.plan import LabelPlan
-from plgen_ddp.label.rule import Rule
+from plgen_ddp.label.labelling import Labelling
 from plgen_ddp.store import Manifest
 
 
 def provenance(
-    plan: LabelPlan,
-    manifest: Manifest,
-    rule: Rule,
-    on_base: OnBaseNames | None,
-    thresholds: np.ndarray,
-    labels: int,
-    failed: int,
-    absent: int,
+    labelling: Labelling, manifest: Manifest, thresholds: np.ndarray, *, labels: int, failed: int, absent: int
 ) -> dict[str, Any]:
     """The record of one labelling.
 
     Args:
+        labelling: a prepared one. manifest: of the store.
         thresholds: above which labels were kept, float64 (novel names,).
         labels, failed, absent: numbers of pseudo labels, of images whose scoring failed, and of images not in the
             store.
     """
+    plan = labelling.plan
     return {
         "version": __version__,
         "store": {"fingerprint": manifest.fingerprint(), "versions": manifest.versions, **manifest.identity},
         "annotations": {"name": plan.coco.path.name, "sha256": plan.coco.sha256},
-        "label": _settings(plan, rule, on_base, thresholds),
+        "label": _settings(labelling, thresholds),
         "pseudo_labels": labels,
         "images_failed": failed,
         "images_not_scored": absent,
     }
 
 
-def _settings(plan: LabelPlan, rule: Rule, on_base: OnBaseNames | None, thresholds: np.ndarray) -> dict[str, Any]:
+def _settings(labelling: Labelling, thresholds: np.ndarray) -> dict[str, Any]:
     """What decided the labels: the rule's options, what was learned, the names and prompts."""
+    plan, rule, on_base = labelling.plan, labelling.rule, labelling.on_base
     label, vocabulary = plan.config.label, plan.vocabulary
     left_out = ["annotations", "vocabulary", "templates", "allow_partial", "output"]
     left_out += ["text_embeddings", "add_categories", "drop_categories"]  # the categories themselves show them

@@ -11,7 +11,8 @@ import numpy as np
 
 from plgen_ddp.label.density import names_of, thresholds_by_density, wanted_labels
 from plgen_ddp.label.job import fixed_thresholds
-from plgen_ddp.label.passes import Labelling, open_store
+from plgen_ddp.label.labelling import Labelling
+from plgen_ddp.label.passes import open_store
 from plgen_ddp.label.plan import plan_labelling, with_label_options
 from plgen_ddp.label.provenance import thresholds_in_words
 from plgen_ddp.label.settings import Setting
@@ -127,7 +128,7 @@ def _rankings(labellings: Sequence[Labelling]) -> list[list[int]]:
     """The labellings that differ only in their thresholds, together."""
     found: dict[str, list[int]] = {}
     for number, one in enumerate(labellings):
-        found.setdefault(one.labels, []).append(number)
+        found.setdefault(one.label_key, []).append(number)
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from plgen_ddp.boxes import areas, intersections
+from plgen_ddp.boxes import areas, intersections, paired_ious
 from plgen_ddp.label.box_scores import logit
 from plgen_ddp.label.logistic import fit_logistic
 from plgen_ddp.records import EVIDENCE, Regions
@@ -130,7 +130,7 @@ def pair_features(
     weight[np.arange(len(rows)), rows] = strength[rows]
     total = np.maximum(weight.sum(axis=1), 1e-9)
     found["same_name_weight"] = np.log(total)
-    found["same_name_fit"] = _paired_iou(boxes[rows], weight @ boxes / total[:, None])
+    found["same_name_fit"] = paired_ious(boxes[rows], weight @ boxes / total[:, None])
     return found
 
 
@@ -169,13 +169,6 @@ def _foreground(regions: Regions) -> np.ndarray:
 def _strongest(which: np.ndarray, strength: np.ndarray) -> np.ndarray:
     """The largest strength (n,) of each row's neighbours `which`, bool (k, n); 0 for a row that has none."""
     return np.where(which, strength, 0).max(axis=1, initial=0)
-
-
-def _paired_iou(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
-    """IoU of each box with the other in its row, (k,)."""
-    low, high = np.maximum(boxes_xyxy[:, :2], others_xyxy[:, :2]), np.minimum(boxes_xyxy[:, 2:], others_xyxy[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    return shared / np.maximum(areas(boxes_xyxy) + areas(others_xyxy) - shared, np.finfo(np.float64).tiny)
 
 
 def fold_of(image_id: int) -> int:

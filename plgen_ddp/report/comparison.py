@@ -10,14 +10,14 @@ from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.evaluation import evaluate
+from plgen_ddp.figures import Evaluation
 from plgen_ddp.files import check_output
 from plgen_ddp.label.embed_names import embed_names
 from plgen_ddp.label.job import label_store
 from plgen_ddp.label.plan import plan_labelling
 from plgen_ddp.label.vocabulary import read_vocabulary
 from plgen_ddp.options import given, packaged_configs, require
-from plgen_ddp.records import Evaluation
-from plgen_ddp.report.judging import Objects, read_objects
+from plgen_ddp.report.judging import NovelObjects, read_novel_objects
 from plgen_ddp.report.stand_ins import choose_stand_ins, with_stand_ins
 from plgen_ddp.store import store_of
 
@@ -52,7 +52,7 @@ class Comparison:
         left_out: presets that cannot label this store with these names, and why.
     """
 
-    objects: Objects
+    objects: NovelObjects
     stand_ins: bool
     results: tuple[RuleResult, ...]
     left_out: dict[str, str]
@@ -153,7 +153,7 @@ def _with_rule(config: Config, preset: str, overrides: Sequence[str], folder: Pa
 
 def _with_objects(
     configs: dict[str, Config], ground_truth: Path | None, *, stand_ins: bool
-) -> tuple[dict[str, Config], Objects]:
+) -> tuple[dict[str, Config], NovelObjects]:
     """The configurations, with stand-ins if they are asked for, and the objects to find."""
     first = next(iter(configs))
     plain = configs[first]  # the rule decides nothing here, and a hierarchy may not be there
@@ -164,17 +164,17 @@ def _with_objects(
             raise UserError(f"--presets: {preset} and {first} label other names; set label.vocabulary for all of them")
     check_output(plan.output, "--output", {"--ground-truth": ground_truth})
     if not stand_ins:
-        return configs, read_objects(ground_truth or plan.coco.path, plan.vocabulary.novel)
+        return configs, read_novel_objects(ground_truth or plan.coco.path, plan.vocabulary.novel)
     names = choose_stand_ins(plan.coco, plan.vocabulary)
     print_line(f"{len(names)} base names stand in for novel ones: {', '.join(names)}", error=True)
     changed = {
         preset: with_stand_ins(configured, plan.coco, vocabularies[preset], names)
         for preset, configured in configs.items()
     }
-    return changed, read_objects(ground_truth or plan.coco.path, names)
+    return changed, read_novel_objects(ground_truth or plan.coco.path, names)
 
 
-def _label(preset: str, config: Config, objects: Objects) -> RuleResult:
+def _label(preset: str, config: Config, objects: NovelObjects) -> RuleResult:
     plan = plan_labelling(config)
     if store_of(config).manifest().vocabulary is None:  # imported scores have no embeddings
         embed_names(plan)

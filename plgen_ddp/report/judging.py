@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from plgen_ddp.boxes import ious, match_one_to_one
-from plgen_ddp.coco_boxes import BoxRow, boxes_by_image, read_box_file
-from plgen_ddp.errors import UserError, suggestion
-from plgen_ddp.label_quality import RIGHT_IOU, ImageBoxes
-
-_NOTHING = ImageBoxes(np.empty((0, 4)), np.empty(0, np.int64), np.empty(0))
+from plgen_ddp.coco_boxes import BoxRow, boxes_by_image, read_box_file, read_ground_truth
+from plgen_ddp.errors import UserError
+from plgen_ddp.label_quality import NO_BOXES, RIGHT_IOU, ImageBoxes
 
 
 @dataclass(frozen=True, slots=True)
-class Objects:
+class NovelObjects:
     """The objects of the novel names in a ground truth, crowds left out.
 
     Attributes:
@@ -44,29 +42,24 @@ class JudgedImage:
         return match_one_to_one(overlap, self.labels.names[:, None] == self.novel.names[None, :], RIGHT_IOU)
 
 
-def read_objects(path: Path, novel: Iterable[str]) -> Objects:
+def read_novel_objects(path: Path, novel: Iterable[str]) -> NovelObjects:
     """The objects of these names in a COCO-format JSON.
 
     Raises:
-        UserError: unreadable, a name without a category, or no object of a novel name.
+        UserError: unreadable, pseudo labels, a name without a category, or no object of a novel name.
     """
-    real, names = read_box_file(path, "ground truth"), tuple(novel)
-    id_of = {category.name: category.id for category in real.categories}
-    for name in names:
-        if name not in id_of:
-            raise UserError(f"{path} has no category {name!r}{suggestion(name, id_of)}")
-    of_image = _by_image(
-        (box for box in real.annotations if not box.iscrowd), {id_of[name]: name for name in names}, names
-    )
+    real, names = read_ground_truth(path), tuple(novel)
+    name_of = dict(zip(real.category_ids(names, path), names, strict=True))
+    of_image = _by_image((box for box in real.annotations if not box.iscrowd), name_of, names)
     if not of_image:
         raise UserError(
             f"{path} has no annotation, or only crowds, of {', '.join(names[:5])}; --ground-truth takes a JSON with "
             "some, and --stand-ins compares on base names instead"
         )
-    return Objects(path, names, of_image)
+    return NovelObjects(path, names, of_image)
 
 
-def judge_images(labels: Path, objects: Objects, image_ids: Iterable[int]) -> list[JudgedImage]:
+def judge_images(labels: Path, objects: NovelObjects, image_ids: Iterable[int]) -> list[JudgedImage]:
     """The labels of these images in a labelled JSON, beside their objects.
 
     Raises:
@@ -76,7 +69,7 @@ def judge_images(labels: Path, objects: Objects, image_ids: Iterable[int]) -> li
     rows = sorted(made.pseudo_labels(), key=lambda row: -(row.confidence or 0))
     found = _by_image(rows, {category.id: category.name for category in made.categories}, objects.names)
     return [
-        JudgedImage(image_id, found.get(image_id, _NOTHING), objects.of_image.get(image_id, _NOTHING))
+        JudgedImage(image_id, found.get(image_id, NO_BOXES), objects.of_image.get(image_id, NO_BOXES))
         for image_id in image_ids
     ]
 

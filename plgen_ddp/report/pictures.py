@@ -15,7 +15,7 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.files import write_atomically
 from plgen_ddp.image_files import index_images
 from plgen_ddp.report.comparison import Comparison, RuleResult
-from plgen_ddp.report.judging import JudgedImage, Objects, judge_images
+from plgen_ddp.report.judging import JudgedImage, NovelObjects, judge_images
 
 _WIDTH = 1500  # pixels
 _MARGIN = 20
@@ -68,7 +68,7 @@ def draw_gallery(comparison: Comparison, image_root: str, path: Path) -> None:
     write_atomically(path, [buffer.getvalue()])
 
 
-def choose_images(objects: Objects, wanted: int = _IMAGES) -> list[int]:
+def choose_images(objects: NovelObjects, wanted: int = _IMAGES) -> list[int]:
     """Ids of the images to draw, ascending: with the median number of novel objects, spread evenly over the ids."""
     counts = {image_id: len(boxes.names) for image_id, boxes in sorted(objects.of_image.items())}
     typical = [image_id for image_id, count in counts.items() if count == median_low(counts.values())]
@@ -76,7 +76,7 @@ def choose_images(objects: Objects, wanted: int = _IMAGES) -> list[int]:
     return [typical[(2 * place + 1) * len(typical) // (2 * wanted)] for place in range(wanted)]
 
 
-def _read_images(objects: Objects, image_root: str, chosen: Sequence[int]) -> dict[int, Image.Image]:
+def _read_images(objects: NovelObjects, image_root: str, chosen: Sequence[int]) -> dict[int, Image.Image]:
     images = [image for image in CocoFile(objects.path, "--ground-truth").images() if image.id in chosen]
     index = index_images(images, image_root, objects.path)
     found = {}

@@ -1,7 +1,7 @@
 """Base names as stand-ins for novel ones: the same labelling where nobody annotated the novel names.
 
-Some base names play the novel ones. The rule learns from the other base names alone: annotations of a name that is not
-base are never decoded. The stand-ins' own annotations then are the ground truth.
+Some base names play the novel ones. The rule learns from the other base names alone: it never sees an annotation of a
+name that is not base. The stand-ins' own annotations then are the ground truth.
 """
 
 from collections import Counter

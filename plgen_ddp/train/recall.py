@@ -18,7 +18,7 @@ from plgen_ddp.train.data import GroundTruth
 from plgen_ddp.world import World
 
 LIMITS = (10, 50, 100)
-"""Recall is counted of an image's first so many proposals."""
+"""Recall is counted with this number of an image's first proposals."""
 
 IOUS = (0.5, 0.75)
 """IoUs from which a proposal finds an object."""

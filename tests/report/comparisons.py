@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from plgen_ddp.figures import Evaluation
 from plgen_ddp.label_quality import ImageBoxes, LabelQuality
-from plgen_ddp.records import Evaluation
 from plgen_ddp.report.comparison import Comparison, RuleResult
-from plgen_ddp.report.judging import Objects
+from plgen_ddp.report.judging import NovelObjects
 
 
 def objects_of(image_ids, names=("cat", "dog")):
     """A novel object for each of these image ids, which may be repeated."""
     counts = Counter(image_ids)
     some = {id: ImageBoxes(np.zeros((n, 4)), np.zeros(n, np.int64), np.ones(n)) for id, n in counts.items()}
-    return Objects(Path("truth.json"), tuple(names), some)
+    return NovelObjects(Path("truth.json"), tuple(names), some)
 
 
 def result_of(preset, *, labels=10, precision=0.5, recall=0.5, on_nothing=0.2, seconds=1.0, reliability=()):

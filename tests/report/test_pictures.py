@@ -9,7 +9,7 @@ from report.comparisons import objects_of, result_of
 
 from plgen_ddp.errors import UserError
 from plgen_ddp.report.comparison import Comparison, RuleResult
-from plgen_ddp.report.judging import read_objects
+from plgen_ddp.report.judging import read_novel_objects
 from plgen_ddp.report.pictures import choose_images, draw_gallery
 
 BLUE, ORANGE = (0, 102, 178), (213, 94, 0)
@@ -45,7 +45,7 @@ def comparison(tmp_path):
         result = result_of(name)
         results.append(RuleResult(name, tmp_path / f"{name}.json", result.evaluation, 1.0))
     middle = result_of("middle")  # has no file: it is not drawn
-    return Comparison(read_objects(tmp_path / "truth.json", ["cat"]), False, (results[0], middle, results[1]), {})
+    return Comparison(read_novel_objects(tmp_path / "truth.json", ["cat"]), False, (results[0], middle, results[1]), {})
 
 
 def test_right_and_wrong_labels_and_the_object_are_where_their_boxes_are(comparison, tmp_path):
