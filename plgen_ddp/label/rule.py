@@ -274,8 +274,8 @@ class Rule:
         if self.options.class_score == "retrieved":
             assert self.name_classifiers is not None, "trained before the first image is labelled"
             return best_names(self.name_classifiers(regions.embeddings)[:, asked], len(asked))
-        # NumPy adds up a single row in another order than one of several. With a second row, a box alone has the bits that
-        # it has among others.
+        # NumPy adds up a single row in another order than several. With a second row, a box alone has the bits that it
+        # has among others.
         rows = cosine if len(cosine) != 1 else np.repeat(cosine, 2, axis=0)
         probability = probabilities(rows[:, self.columns(group)], self.similarity)[: len(cosine)]
         if self.options.class_score == "all":
