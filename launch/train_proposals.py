@@ -44,6 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 data = world.once_a_node(lambda: read_training_data(config, with_masks=with_masks))
                 weights = world.once_a_node(lambda: fetch_initial_weights(config))
                 world.from_main(lambda: open_output(config, data, weights))
+                if world.is_main:
+                    print_line(f"learning {data.summary()}")
                 checkpoint, recall = train(config, world, data, weights)
         if world.is_main:
             print_recall(recall)

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -86,6 +87,17 @@ def read_json(path: Path) -> bytes:
     return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The text of a file, and its top-level values as views of it."""
+
+    text: bytes
+    top: dict[str, msgspec.Raw]
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text).hexdigest()
+
+
 class CocoFile:
     """A COCO-format JSON, its entries still as raw text."""
 
@@ -97,19 +109,41 @@ class CocoFile:
         """
         self.path = Path(path)
         self._key = key
-        try:
-            text = read_json(self.path)
-        except OSError as error:
-            raise UserError(f"{key}: cannot read {path}: {error.strerror}") from None
-        try:
-            self._top: dict[str, msgspec.Raw] = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{key}: {path} is not a COCO-format JSON: {error}") from None
-        self._text = text
-        self.sha256 = hashlib.sha256(text).hexdigest()
+        self._content: _Content | None = self._read()
+        self.sha256 = self._content.sha256()
         missing = [name for name in ("images", "categories") if name not in self._top]
         if missing:
             raise UserError(f"{key}: {path} is not a COCO-format JSON: it has no {' and no '.join(missing)}")
+
+    def release(self) -> None:
+        """Lets go of the text, hundreds of megabytes for a train2017; it is read again when it is needed."""
+        self._content = None
+
+    def _read(self) -> "_Content":
+        try:
+            text = read_json(self.path)
+        except OSError as error:
+            raise UserError(f"{self._key}: cannot read {self.path}: {error.strerror}") from None
+        try:
+            return _Content(text, msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{self._key}: {self.path} is not a COCO-format JSON: {error}") from None
+
+    def _loaded(self) -> "_Content":
+        if self._content is None:
+            content = self._read()
+            if content.sha256() != self.sha256:
+                raise UserError(f"{self._key}: {self.path} was changed while it was being read; run again")
+            self._content = content
+        return self._content
+
+    @property
+    def _text(self) -> bytes:
+        return self._loaded().text
+
+    @property
+    def _top(self) -> dict[str, msgspec.Raw]:
+        return self._loaded().top
 
     def images(self) -> list[Image]:
         """The images in ascending id."""

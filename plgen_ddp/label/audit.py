@@ -17,7 +17,15 @@ from plgen_ddp.boxes import paired_ious
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
-from plgen_ddp.label.labelled_file import Annotations, LabelledFile, read_annotations, read_labelled
+from plgen_ddp.label.labelled_file import (
+    Annotations,
+    Entry,
+    LabelledFile,
+    boxes_of,
+    categories_of,
+    read_annotations,
+    read_labelled,
+)
 from plgen_ddp.records import Audit
 
 EQUAL_IOU = 0.999
@@ -32,7 +40,7 @@ _OUTSIDE = 1e-3
 # Edges that a box needs inside the image to be judged; see `_copies`.
 _FREE_EDGES = 3
 # Pairs of boxes that are compared at once.
-_PAIRS = 1_000_000
+_PAIRS = 200_000
 
 
 def audit_files(labels: Path, source: Path) -> Audit:
@@ -56,6 +64,7 @@ def admit(output: Path, source: CocoFile) -> None:
         UserError: it leaks. The file keeps its name, for whoever looks into it, and `output` is as it was.
     """
     path = unaudited(output)
+    source.release()  # two such files at once are the most memory that a labelling takes
     found = audit(read_labelled(CocoFile(path, "label.output")), source)
     for leak in found.leaks:
         print_line(f"leak: {leak}", error=True)
@@ -76,22 +85,22 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
     Args:
         also_novel: names whose annotations must not be there either.
     """
-    own = read_annotations(source)
+    own, texts = read_annotations(source)
     extents = {image.id: (image.width, image.height) for image in source.images()}
-    image_ids = [image.id for image in labelled.coco.entries("images", _Entry)]
-    name_of = {category.id: category.name for category in labelled.coco.categories()}
+    image_ids = [image_id for image_id, _ in labelled.listed_images]
+    name_of = {category["id"]: category["name"] for category in labelled.categories}
     novel = {*labelled.novel, *also_novel}
     base = (set(name_of.values()) if labelled.base is None else set(labelled.base)) - novel
     base_ids = {category_id for category_id, name in name_of.items() if name in base}
     own_novel_ids = {category.id for category in source.categories() if category.name in novel}
     # With all images, annotations of images that the source does not list stay too, as they are.
     limited = np.isin(own.image_ids, image_ids) if extents.keys() - set(image_ids) else None
-    copies, unjudged = _copies(labelled, own, own_novel_ids, extents)
+    copies, unjudged = _copies(labelled, *_novel_boxes(own, texts, own_novel_ids), extents)
     leaks = (
         _of_images(labelled, source, image_ids),
         _of_categories(labelled, source),
         _of_other_annotations(labelled.others, name_of, novel, base_ids),
-        _of_base_annotations(labelled.others, own if limited is None else own.where(limited), base_ids),
+        _of_base_annotations(labelled, own, texts, limited, base_ids),
         _of_ids(labelled, own),
         _of_labels(labelled, name_of, extents, image_ids),
         copies,
@@ -100,13 +109,9 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
         leaks=tuple(itertools.chain.from_iterable(map(_first, leaks))),
         images=len(image_ids),
         pseudo_labels=len(labelled.ids),
-        base_annotations=len(labelled.others.texts),
+        base_annotations=len(labelled.others.prints),
         unjudged=unjudged,
     )
-
-
-class _Entry(msgspec.Struct):
-    id: int
 
 
 def _of_images(labelled: LabelledFile, source: CocoFile, image_ids: list[int]) -> Iterator[str]:
@@ -115,9 +120,9 @@ def _of_images(labelled: LabelledFile, source: CocoFile, image_ids: list[int]) -
     yield from (f"image {image_id} is there {count} times" for image_id, count in _repeated(np.array(image_ids)))
     own = {
         entry.id: text
-        for entry, text in zip(source.entries("images", _Entry), source.entries("images", msgspec.Raw), strict=True)
+        for entry, text in zip(source.entries("images", Entry), source.entries("images", msgspec.Raw), strict=True)
     }
-    for image_id, text in zip(image_ids, labelled.coco.entries("images", msgspec.Raw), strict=True):
+    for image_id, text in labelled.listed_images:
         if image_id not in own:
             yield f"image {image_id} is not in the source"
         elif not _same(text, own[image_id]):
@@ -126,10 +131,7 @@ def _of_images(labelled: LabelledFile, source: CocoFile, image_ids: list[int]) -
 
 def _of_categories(labelled: LabelledFile, source: CocoFile) -> Iterator[str]:
     """A category may get `text_emb`; a novel name may become a category; one of neither kind may be left out."""
-    found, own = (
-        {row["id"]: {key: value for key, value in row.items() if key != "text_emb"} for row in rows}
-        for rows in (coco.entries("categories", dict[str, Any]) for coco in (labelled.coco, source))
-    )
+    found, own = ({row["id"]: row for row in rows} for rows in (labelled.categories, categories_of(source)))
     for category_id, row in found.items():
         if category_id in own:
             if row != own[category_id]:
@@ -154,18 +156,35 @@ def _of_other_annotations(
         yield f"annotation {own_id} in image {image_id} is of {what}"
 
 
-def _of_base_annotations(others: Annotations, own: Annotations, base_ids: set[int]) -> Iterator[str]:
-    """The base annotations are those of the source, `own`, as far as its images are there."""
-    found = others.where(np.isin(others.category_ids, list(base_ids)))
-    own = own.where(np.isin(own.category_ids, list(base_ids)))
-    if found.texts == own.texts:
+def _of_base_annotations(
+    labelled: LabelledFile,
+    own: Annotations,
+    texts: Sequence[msgspec.Raw],
+    limited: np.ndarray | None,
+    base_ids: set[int],
+) -> Iterator[str]:
+    """The base annotations are those of the source, `own`, as far as its images are there.
+
+    Args:
+        texts: of `own`.
+        limited: bool, which of `own` are in images that are there; None: all.
+    """
+    among_found = np.isin(labelled.others.category_ids, list(base_ids))
+    among_own = np.isin(own.category_ids, list(base_ids))
+    if limited is not None:
+        among_own &= limited
+    found, own = labelled.others.where(among_found), own.where(among_own)
+    if np.array_equal(found.prints, own.prints):
         return
+    own_texts = list(itertools.compress(texts, among_own.tolist()))
+    others = itertools.compress(labelled.coco.entries("annotations", msgspec.Raw), (~labelled.listed).tolist())
+    found_texts = list(itertools.compress(others, among_found.tolist()))
     expected = defaultdict(list)
     for place, own_id in enumerate(own.ids.tolist()):
         expected[own_id].append(place)
-    for text, own_id, image_id in zip(found.texts, found.ids.tolist(), found.image_ids, strict=True):
+    for text, own_id, image_id in zip(found_texts, found.ids.tolist(), found.image_ids, strict=True):
         candidates = expected[own_id]
-        equal = next((place for place in candidates if _same(text, own.texts[place])), None)
+        equal = next((place for place in candidates if _same(text, own_texts[place])), None)
         if equal is not None:
             candidates.remove(equal)
         elif candidates:
@@ -209,7 +228,7 @@ def _of_labels(
 
 
 def _copies(
-    labelled: LabelledFile, own: Annotations, novel_ids: set[int], extents: dict[int, tuple[int, int]]
+    labelled: LabelledFile, novel_image_ids: np.ndarray, novel_xyxy: np.ndarray, extents: dict[int, tuple[int, int]]
 ) -> tuple[list[str], int]:
     """Pseudo labels that equal a novel annotation, and how many others do so by chance.
 
@@ -221,7 +240,7 @@ def _copies(
     of the file are such, equal ones are copies only if they are the larger part of those with an IoU of 0.5 or more.
     """
     boxes = _corners(labelled.boxes_xywh)
-    best = _best_ious(labelled.image_ids, boxes, *_novel_boxes(own, novel_ids))
+    best = _best_ious(labelled.image_ids, boxes, novel_image_ids, novel_xyxy)
     sizes = _sizes(labelled.image_ids, extents)
     free = np.concatenate([boxes[:, :2] > _BORDER, boxes[:, 2:] < sizes - _BORDER], axis=1)
     equal = best > EQUAL_IOU
@@ -236,15 +255,15 @@ def _copies(
     return lines, int((equal & ~judged).sum())
 
 
-def _novel_boxes(own: Annotations, novel_ids: set[int]) -> tuple[np.ndarray, np.ndarray]:
+def _novel_boxes(own: Annotations, texts: Sequence[msgspec.Raw], novel_ids: set[int]) -> tuple[np.ndarray, np.ndarray]:
     """Image ids int64 (m,) and boxes float64 (m, 4), xyxy, of the source's annotations of these categories, crowds too.
 
     One without a readable box cannot have been copied. One with a confidence is the label of an earlier labelling.
     """
-    novel = own.where(np.isin(own.category_ids, list(novel_ids)))
-    boxes, confidences = novel.boxes()
+    novel = np.isin(own.category_ids, list(novel_ids))
+    boxes, confidences = boxes_of(list(itertools.compress(texts, novel.tolist())))
     real = np.isnan(confidences) & ~np.isnan(boxes[:, 0])
-    return novel.image_ids[real], _corners(boxes[real])
+    return own.image_ids[novel][real], _corners(boxes[real])
 
 
 def _best_ious(
@@ -281,9 +300,9 @@ def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
-def _same(text: msgspec.Raw, other: msgspec.Raw) -> bool:
+def _same(text: msgspec.Raw | bytes, other: msgspec.Raw) -> bool:
     """Whether both hold the same value; a tool that rewrote the file may have spaced or ordered it differently."""
-    return text == other or msgspec.json.decode(text) == msgspec.json.decode(other)
+    return bytes(text) == bytes(other) or msgspec.json.decode(text) == msgspec.json.decode(other)
 
 
 def _repeated(ids: np.ndarray) -> list[tuple[Any, int]]:

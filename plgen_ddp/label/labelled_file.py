@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,6 +30,12 @@ class _Record(msgspec.Struct):
     pseudo_label_ids: list[int]  # the first and the last, falling; empty without any
 
 
+class Entry(msgspec.Struct, gc=False):
+    """Of an entry that has an id."""
+
+    id: int
+
+
 class _Keys(msgspec.Struct, gc=False):
     image_id: Id
     category_id: Id
@@ -45,33 +52,19 @@ class Annotations:
     """Annotations of a JSON in columns, in the file's order.
 
     Attributes:
-        texts: their raw text.
+        prints: int64 (n,), of the raw text: in one process, equal texts have equal ones, and others practically never.
         ids: int64 (n,), or objects where the file has other ids, or none.
         image_ids, category_ids: int64 (n,).
     """
 
-    texts: list[msgspec.Raw]
+    prints: np.ndarray
     ids: np.ndarray
     image_ids: np.ndarray
     category_ids: np.ndarray
 
     def where(self, wanted: np.ndarray) -> "Annotations":
         """Those where the bool (n,) is true."""
-        texts = list(itertools.compress(self.texts, wanted.tolist()))
-        return Annotations(texts, self.ids[wanted], self.image_ids[wanted], self.category_ids[wanted])
-
-    def boxes(self) -> tuple[np.ndarray, np.ndarray]:
-        """(boxes float64 (n, 4), xywh in original pixels, confidences float64 (n,)).
-
-        A row is NaN where an annotation has no readable box, a confidence where it has none.
-        """
-        count = len(self.texts)
-        boxes, confidences = np.full((count, 4), np.nan), np.full(count, np.nan)
-        for start in range(0, count, _CHUNK):
-            rows = _boxes(self.texts[start : start + _CHUNK])
-            boxes[start : start + len(rows)] = [(np.nan,) * 4 if row is None else row.bbox for row in rows]
-            confidences[start : start + len(rows)] = [np.nan if row is None else row.confidence for row in rows]
-        return boxes, confidences
+        return Annotations(self.prints[wanted], self.ids[wanted], self.image_ids[wanted], self.category_ids[wanted])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +78,9 @@ class LabelledFile:
         ids, image_ids, category_ids: int64 (n,), of the pseudo labels.
         boxes_xywh: float64 (n, 4), original pixels; NaN where a pseudo label has no readable box.
         confidences: float64 (n,); NaN where one has none.
-        others: all other annotations.
+        listed: bool (n,), which annotations of the file are the pseudo labels. others: all other annotations.
+        listed_images: id and raw text of each image of the file.
+        categories: of the file, without `text_emb`.
     """
 
     coco: CocoFile
@@ -98,11 +93,14 @@ class LabelledFile:
     category_ids: np.ndarray
     boxes_xywh: np.ndarray
     confidences: np.ndarray
+    listed: np.ndarray
     others: Annotations
+    listed_images: list[tuple[int, bytes]]
+    categories: list[dict[str, Any]]
 
 
 def read_labelled(coco: CocoFile) -> LabelledFile:
-    """Reads a labelled JSON.
+    """Reads a labelled JSON, and lets go of its text.
 
     Raises:
         UserError: its `info` does not say which annotations are pseudo labels, or an entry is not COCO's.
@@ -114,14 +112,19 @@ def read_labelled(coco: CocoFile) -> LabelledFile:
             f"{coco.path}: its `info` does not say which annotations are pseudo labels; "
             "launch/label.py of this version writes that"
         ) from None
-    annotations = read_annotations(coco)
+    annotations, texts = read_annotations(coco)
     first, last = max(record.pseudo_label_ids, default=-1), min(record.pseudo_label_ids, default=0)
     if annotations.ids.dtype == object:
         listed = np.array([isinstance(own, int) and last <= own <= first for own in annotations.ids], bool)
     else:
         listed = (annotations.ids >= last) & (annotations.ids <= first)
-    labels, others = annotations.where(listed), annotations.where(~listed)
-    boxes, confidences = labels.boxes()
+    labels = annotations.where(listed)
+    boxes, confidences = boxes_of(list(itertools.compress(texts, listed.tolist())))
+    del texts
+    images = zip(coco.entries("images", Entry), coco.entries("images", msgspec.Raw), strict=True)
+    listed_images = [(entry.id, bytes(text)) for entry, text in images]
+    categories = categories_of(coco)
+    coco.release()
     return LabelledFile(
         coco=coco,
         novel=tuple(record.label.novel),
@@ -133,18 +136,21 @@ def read_labelled(coco: CocoFile) -> LabelledFile:
         category_ids=labels.category_ids,
         boxes_xywh=boxes,
         confidences=confidences,
-        others=others,
+        listed=listed,
+        others=annotations.where(~listed),
+        listed_images=listed_images,
+        categories=categories,
     )
 
 
-def read_annotations(coco: CocoFile) -> Annotations:
-    """All annotations of a JSON.
+def read_annotations(coco: CocoFile) -> tuple[Annotations, list[msgspec.Raw]]:
+    """All annotations of a JSON, and the raw text of each, which keeps the whole text in memory.
 
     Raises:
         UserError: one is not COCO's.
     """
     texts = coco.entries("annotations", msgspec.Raw)
-    columns = np.empty((2, len(texts)), np.int64)
+    columns, prints = np.empty((2, len(texts)), np.int64), np.fromiter(map(hash, map(bytes, texts)), np.int64)
     ids: list[np.ndarray] = []
     try:
         for start in range(0, len(texts), _CHUNK):
@@ -154,7 +160,27 @@ def read_annotations(coco: CocoFile) -> Annotations:
             ids.append(_ids([key.id for key in keys]))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{coco.path}: an annotation is not COCO's: {error}") from None
-    return Annotations(texts, np.concatenate(ids or [np.empty(0, np.int64)]), columns[0], columns[1])
+    every_id = np.concatenate(ids or [np.empty(0, np.int64)])
+    return Annotations(prints, every_id, columns[0], columns[1]), texts
+
+
+def boxes_of(texts: Sequence[msgspec.Raw]) -> tuple[np.ndarray, np.ndarray]:
+    """(boxes float64 (n, 4), xywh in original pixels, confidences float64 (n,)) of annotations.
+
+    A row is NaN where an annotation has no readable box, a confidence where it has none.
+    """
+    boxes, confidences = np.full((len(texts), 4), np.nan), np.full(len(texts), np.nan)
+    for start in range(0, len(texts), _CHUNK):
+        rows = _boxes(texts[start : start + _CHUNK])
+        boxes[start : start + len(rows)] = [(np.nan,) * 4 if row is None else row.bbox for row in rows]
+        confidences[start : start + len(rows)] = [np.nan if row is None else row.confidence for row in rows]
+    return boxes, confidences
+
+
+def categories_of(coco: CocoFile) -> list[dict[str, Any]]:
+    """The categories of a JSON without `text_emb`, which labelling may give them."""
+    rows = coco.entries("categories", dict[str, Any])
+    return [{key: value for key, value in row.items() if key != "text_emb"} for row in rows]
 
 
 def _ids(ids: list[int | str | None]) -> np.ndarray:

@@ -78,6 +78,12 @@ class TrainingData:
     pseudo_labels: int
     validation: GroundTruth | None
 
+    def summary(self) -> str:
+        """What is learned, in a phrase for people."""
+        objects = sum(len(image.objects) for image in self.images)
+        labels = f" and {self.pseudo_labels} pseudo labels" if self.pseudo_labels_sha256 else ""
+        return f"{objects - self.pseudo_labels} base annotations{labels} on {len(self.images)} images"
+
     @property
     def has_run_lengths(self) -> bool:
         """Whether some mask is given as run lengths and not as polygons."""

@@ -258,7 +258,11 @@ def test_heads_that_cannot_leave_masks_out_are_refused(second, configuration, de
 
 
 def test_the_command_trains_on_labels_and_names_the_file(second, launch, refused, tmp_path):
-    launch("train_proposals", *second, "train.steps=2")
+    printed = launch("train_proposals", *second, "train.steps=2")
+    labelled = json.loads((tmp_path / "labels.json").read_text())["annotations"]
+    confident = sum(row.get("confidence", 0) >= LIMIT for row in labelled)
+    base = sum("confidence" not in row for row in labelled)
+    assert f"learning {base} base annotations and {confident} pseudo labels on " in printed
     assert (tmp_path / "out" / "model_final.pth").is_file()
     began = json.loads((tmp_path / "out" / "training.json").read_text())
     content = (tmp_path / "labels.json").read_bytes()
