@@ -30,11 +30,17 @@ from plgen_ddp.report.tables import comparison_table
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
-        for option in ("json", "picture"):
-            if (path := getattr(arguments, option)) is not None:
-                check_output(path, f"--{option}", {"--ground-truth": arguments.ground_truth})
         required = ("run.output", "data.image_root") if arguments.picture else ("run.output",)
         config = load_config(arguments.config, arguments.overrides, required)
+        inputs = {
+            "--ground-truth": arguments.ground_truth,
+            "data.annotations": config.data.annotations,
+            "label.annotations": config.label.annotations,
+            "label.vocabulary": config.label.vocabulary,
+        }
+        for option in ("json", "picture"):
+            if (path := getattr(arguments, option)) is not None:
+                check_output(path, f"--{option}", inputs)
         comparison = compare(
             config,
             arguments.overrides,

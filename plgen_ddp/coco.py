@@ -214,6 +214,10 @@ class CocoFile:
             return text
         return text[: text.rindex(b"]")].rstrip() + b", " * bool(entries) + b", ".join(new.values()) + b"]"
 
+    def keys(self) -> set[str]:
+        """The top-level keys of the file."""
+        return set(self._top)
+
     def annotation_keys(self) -> list[AnnotationKeys]:
         """Image, category and id of every annotation, in the file's order; none where the file has no annotations."""
         return self._decode("annotations", list[AnnotationKeys]) if "annotations" in self._top else []

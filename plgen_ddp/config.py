@@ -316,10 +316,10 @@ class LabelConfig:
         usable = 0 < self.per_image < math.inf if self.per_image is not None else not dense
         check(usable, "label.per_image", self.per_image, "a positive number" + ("" if dense else ", or null"))
         check(dense or not self.per_name, "label.per_name", self.per_name, "false unless label.threshold is density")
-        check(0 < self.f_beta < math.inf, "label.f_beta", self.f_beta, "a positive number")
+        check(0 < self.f_beta <= 1000, "label.f_beta", self.f_beta, "a positive number up to 1000")
         for name in ("objectness_weight", "box_threshold", "wanted_precision", "nms_iou", "base_iou"):
             check(0 <= getattr(self, name) <= 1, f"label.{name}", getattr(self, name), "a number from 0 to 1")
-        if not isinstance(self.score_threshold, str):  # a file, which labelling reads
+        if not isinstance(self.score_threshold, str) or not self.score_threshold:  # else a file, which labelling reads
             object.__setattr__(self, "score_threshold", checked_thresholds(self.score_threshold))
 
     @property

@@ -128,6 +128,8 @@ def _yolo(made: BoxFile, images: Mapping[int, ImageRow], names: Mapping[int, str
     link for instance. Crowds are left out, and boxes are clipped to their image. Every image has a file; an empty one
     says that nothing is there.
     """
+    if not output.name:
+        raise UserError(f"--output: {output} is the current folder; name a new one")
     if output.exists() and any(output.iterdir()):
         raise UserError(f"--output: {output} is not empty; choose a new folder")
     paths = {image.id: _path_in_images(image) for image in images.values()}

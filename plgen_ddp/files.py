@@ -42,13 +42,15 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
         inputs: a description and the path of each input. Values that are not paths are ignored.
 
     Raises:
-        UserError: `path` is an input or a folder, or its folder cannot be written.
+        UserError: `path` is an input, a folder or a device, or its folder cannot be written.
     """
     for name, used in inputs.items():
         if isinstance(used, (str, Path)) and path.resolve() == Path(used).resolve():
             raise UserError(f"{option}: {path} is {name}; choose another name")
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder")
+    if path.exists() and not path.is_file():  # a device such as /dev/stdout: the new file would take its place
+        raise UserError(f"{option}: {path} is a device or a pipe; name a file")
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"{option}: cannot write into {folder}")

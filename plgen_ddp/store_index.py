@@ -105,7 +105,7 @@ def _load(index: Path) -> dict[str, tuple[_Stamp, PartContent]]:
     try:
         with pq.ParquetFile(index, page_checksum_verification=True) as file:
             table = file.read().combine_chunks()
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):  # of a damaged name UnicodeDecodeError
         return {}
     if not table.schema.equals(_SCHEMA) or not len(table):
         return {}

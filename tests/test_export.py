@@ -112,7 +112,7 @@ def test_every_image_of_a_yolo_list_has_its_file_where_trainers_look(labels, tmp
         assert Path(before, "labels", behind).with_suffix(".txt").is_file()
 
 
-def test_mistakes_are_named_and_write_nothing(labels, tmp_path):
+def test_mistakes_are_named_and_write_nothing(labels, tmp_path, monkeypatch):
     content = json.loads(labels.read_text())
     for kind in ("coco_results", "csv"):
         with pytest.raises(UserError, match=r"--output: .* is the labels; choose another name"):
@@ -123,6 +123,10 @@ def test_mistakes_are_named_and_write_nothing(labels, tmp_path):
         export(labels, "yolo", tmp_path / "full")
     with pytest.raises(UserError, match="cannot write into"):
         export(labels, "yolo", labels)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"--output: \. is the current folder"):
+        export(labels, "yolo", Path())
 
     def broken(change, message):
         other, data = tmp_path / "other.json", json.loads(json.dumps(content))

@@ -56,6 +56,9 @@ def test_an_output_that_is_an_input_or_cannot_be_written_is_refused(tmp_path):
         check_output(tmp_path, "--json", {})
     with pytest.raises(UserError, match="cannot write into"):
         check_output(source / "below", "--json", {})
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a device or a pipe; name a file"):
+        check_output(tmp_path / "pipe", "--json", {})
     check_output(tmp_path / "new" / "deep" / "labels.json", "--json", {"the labels": source, "nothing": None})
     assert not (tmp_path / "new").exists()
 

@@ -110,6 +110,9 @@ def test_an_index_whose_bytes_changed_is_made_again(store):
     for place in (10, len(good) // 3, len(good) // 2):
         index.write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
         assert store.part_of_images() == expected(store)
+    name = good.rindex(b"image_ids")  # of the footer, which has no checksum; no longer UTF-8
+    index.write_bytes(good[:name] + b"\xff" + good[name + 1 :])
+    assert store.part_of_images() == expected(store)
 
 
 def test_the_index_of_another_store_says_nothing_about_this_one(store, tmp_path):

@@ -97,6 +97,7 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
     limited = np.isin(own.image_ids, image_ids) if extents.keys() - set(image_ids) else None
     copies, unjudged = _copies(labelled, *_novel_boxes(own, texts, own_novel_ids), extents)
     leaks = (
+        _of_keys(labelled, source),
         _of_images(labelled, source, image_ids),
         _of_categories(labelled, source),
         _of_other_annotations(labelled.others, name_of, novel, base_ids),
@@ -112,6 +113,12 @@ def audit(labelled: LabelledFile, source: CocoFile, also_novel: Sequence[str] = 
         base_annotations=len(labelled.others.text_hashes),
         unjudged=unjudged,
     )
+
+
+def _of_keys(labelled: LabelledFile, source: CocoFile) -> Iterator[str]:
+    """Beside what a labelling writes, the file has no key that the source lacks."""
+    for key in sorted(labelled.keys - source.keys() - {"info", "annotations"}):
+        yield f"the key {key!r} is not in the source"
 
 
 def _of_images(labelled: LabelledFile, source: CocoFile, image_ids: list[int]) -> Iterator[str]:

@@ -31,7 +31,8 @@ def probabilities(cosine: np.ndarray, similarity: Similarity) -> np.ndarray:
     """Probabilities float64 (n, c) of cosines float64 (n, c): a softmax over the columns, or a sigmoid of each."""
     logits = cosine / similarity.temperature
     if similarity.rule == "sigmoid":
-        return 1 / (1 + np.exp(-(logits + similarity.bias)))
+        with np.errstate(over="ignore"):  # of a low temperature: 1 / infinity is 0
+            return 1 / (1 + np.exp(-(logits + similarity.bias)))
     logits -= logits.max(axis=1, keepdims=True)
     likelihoods = np.exp(logits)
     return likelihoods / likelihoods.sum(axis=1, keepdims=True)

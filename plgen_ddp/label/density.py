@@ -7,6 +7,8 @@ from plgen_ddp.records import PseudoLabels
 
 # Labels that are held beyond those that are wanted, before the lowest are dropped.
 _SPARE = 500_000
+# More than any store has boxes.
+_MOST_LABELS = 2.0**53
 
 
 class DensestLabels:
@@ -63,7 +65,7 @@ class DensestLabels:
 
 def wanted_labels(per_image: float, images: int) -> int:
     """How many labels `per_image` an image are."""
-    return max(round(per_image * images), 1)
+    return max(round(min(per_image * images, _MOST_LABELS)), 1)
 
 
 def thresholds_by_density(

@@ -225,7 +225,13 @@ def _read(path: Path) -> _File:
 
 
 def _first(ranked: list[list[float]] | list[list[int]], kind: type[np.generic]) -> np.ndarray:
-    """The first value of each box, (n,); as many were kept of each."""
+    """The first value of each box, (n,); as many were kept of each.
+
+    Raises:
+        ValueError: a box has none.
+    """
+    if not all(ranked):
+        raise ValueError("a box has no CLIP score or no category id")
     return np.array(ranked, kind).reshape(len(ranked), -1)[:, 0] if ranked else np.empty(0, kind)
 
 

@@ -83,6 +83,7 @@ class LabelledFile:
         listed: bool (n,), which annotations of the file are the pseudo labels. others: all other annotations.
         listed_images: id and raw text of each image of the file.
         categories: of the file, without `text_emb`.
+        keys: of the file, at its top level.
     """
 
     coco: CocoFile
@@ -99,6 +100,7 @@ class LabelledFile:
     others: Annotations
     listed_images: list[tuple[int, bytes]]
     categories: list[dict[str, Any]]
+    keys: set[str]
 
 
 def read_labelled(coco: CocoFile) -> LabelledFile:
@@ -125,7 +127,7 @@ def read_labelled(coco: CocoFile) -> LabelledFile:
     del texts
     images = zip(coco.entries("images", Entry), coco.entries("images", msgspec.Raw), strict=True)
     listed_images = [(entry.id, bytes(text)) for entry, text in images]
-    categories = categories_of(coco)
+    categories, keys = categories_of(coco), coco.keys()
     coco.release()
     return LabelledFile(
         coco=coco,
@@ -142,6 +144,7 @@ def read_labelled(coco: CocoFile) -> LabelledFile:
         others=annotations.where(~listed),
         listed_images=listed_images,
         categories=categories,
+        keys=keys,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from plgen_ddp.label.box_scores import fuse
+from plgen_ddp.label.class_scores import probabilities
 from plgen_ddp.label.rule import Rule
 from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
 from plgen_ddp.records import Regions
@@ -78,9 +79,7 @@ def can_be_named(rule: Rule, regions: Regions, threshold: float) -> np.ndarray:
         cosine /= np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]
         best = cosine[:, :asked].max(axis=1).astype(np.float64)
         if similarity.rule == "sigmoid":
-            bound[start : start + _BLOCK] = 1 / (
-                1 + np.exp(-((best + error) / similarity.temperature + similarity.bias))
-            )
+            bound[start : start + _BLOCK] = probabilities(best + error, similarity)
             continue
         largest = cosine.max(axis=1, keepdims=True)
         cosine -= largest
@@ -88,7 +87,8 @@ def can_be_named(rule: Rule, regions: Regions, threshold: float) -> np.ndarray:
         total = np.exp(cosine, out=cosine).sum(axis=1, dtype=np.float64)
         bound[start : start + _BLOCK] = np.exp((best - largest[:, 0]) / similarity.temperature) / total
     if similarity.rule == "softmax":
-        bound *= np.exp(2 * error / similarity.temperature) * (1 + 16 * _ROUNDING)
+        with np.errstate(over="ignore", invalid="ignore"):  # 0 times infinity says nothing, and keeps the box
+            bound *= np.exp(2 * error / similarity.temperature) * (1 + 16 * _ROUNDING)
     box_score = rule.box_score(regions, NO_EXTENT)
     score = fuse(np.minimum(bound, 1), box_score, options.fusion, options.objectness_weight)
     return ~(score <= threshold - _SLACK)  # what is not a number is no reason to drop a box here

@@ -112,8 +112,14 @@ def _has_hierarchy(vocabulary: Vocabulary, base_names: Sequence[str]) -> bool:
 
 
 def scores_base_names(options: LabelConfig) -> bool:
-    """Whether a rule can label base names as if they were novel; a hierarchy of theirs is only read to choose."""
-    return needs_base_names(options) and not (uses_hierarchy(options) and not options.asks_base_names)
+    """Whether a rule can label base names as if they were novel.
+
+    A hierarchy of theirs is only read to choose, and `retrieved` looks at embeddings, which a sample does not hold.
+    """
+    if options.box_score == "verified":
+        return True
+    readable = options.asks_base_names or not uses_hierarchy(options)
+    return needs_base_names(options) and readable and options.class_score != "retrieved"
 
 
 def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], options: LabelConfig) -> None:
@@ -268,7 +274,10 @@ class Rule:
         if self.options.class_score == "retrieved":
             assert self.name_classifiers is not None, "trained before the first image is labelled"
             return best_names(self.name_classifiers(regions.embeddings)[:, asked], len(asked))
-        probability = probabilities(cosine[:, self.columns(group)], self.similarity)
+        # NumPy adds up a single row in another order than several. With a second row, a box alone has the bits that it
+        # has among others.
+        rows = cosine if len(cosine) != 1 else np.repeat(cosine, 2, axis=0)
+        probability = probabilities(rows[:, self.columns(group)], self.similarity)[: len(cosine)]
         if self.options.class_score == "all":
             name, best = best_names(probability, len(asked))
             if self.options.require_novel:

@@ -17,7 +17,7 @@ MOST = 2000
 """Settings of a sweep."""
 
 _FIXED = ("label.annotations", "label.allow_partial", "label.output")
-_NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d{1,3})?"
 _RANGE = re.compile(f"({_NUMBER}):({_NUMBER}):({_NUMBER})")
 
 
@@ -93,7 +93,9 @@ def _range(key: str, start: str, stop: str, step: str) -> list[str]:
         raise UserError(f"{key}: {start}:{stop}:{step} holds no value; write start:stop:step with a step above 0")
     count = int((last - first) / width) + 1
     if count > MOST:
-        raise UserError(f"{key}: {start}:{stop}:{step} holds {count} values; at most {MOST} settings at once")
+        raise UserError(
+            f"{key}: {start}:{stop}:{step} holds {Decimal(count):.6g} values; at most {MOST} settings at once"
+        )
     return [f"{(first + number * width).normalize():f}" for number in range(count)]
 
 

@@ -124,6 +124,10 @@ def with_near_copy(data):
     data["annotations"][-2]["bbox"] = [20.505, 30.25, 40.0, 35.5]
 
 
+def with_a_key(data):
+    data["novel_annotations"] = SOURCE["annotations"][1:2]
+
+
 def with_another_image(data):
     data["images"][1]["width"] = 201
 
@@ -203,6 +207,7 @@ def unlisted(data):
         (with_other, ["annotation 5 in image 12 is of 'cup', which is no base name"]),
         (with_copy, ["pseudo label -2 in image 9 has IoU 1.0000 with a novel annotation of the source"]),
         (with_near_copy, ["pseudo label -2 in image 9 has IoU 0.999. with a novel annotation of the source"]),
+        (with_a_key, ["the key 'novel_annotations' is not in the source"]),
         (with_another_image, ["image 9 is not as in the source"]),
         (
             with_a_foreign_image,

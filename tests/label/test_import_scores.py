@@ -214,6 +214,7 @@ def test_a_store_that_is_there_is_not_imported_over(imported: Published, capsys:
         (lambda file: file["rpn_score_all_list"][1].pop(), "image 2 has 5 boxes, 4 RPN scores"),
         (lambda file: file["bbox_all_list"][1][0].pop(), "image 2: .*length 4"),
         (lambda file: file["clip_score_all_list"][1].__setitem__(0, []), "image 2: "),
+        (lambda file: file["clip_score_all_list"].__setitem__(1, [[]] * 5), "image 2: a box has no CLIP score"),
         (lambda file: file["clip_score_all_list"][0][3].__setitem__(0, float("nan")), "it holds NaN or Infinity"),
         (lambda file: file["rpn_score_all_list"][0].__setitem__(3, 2.5), r"image 1 has a score outside \[0, 1\]"),
         (lambda file: file["bbox_all_list"][0].__setitem__(3, [50, 50, 9, 9]), "image 1 has a box that is not"),

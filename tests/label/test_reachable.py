@@ -1,5 +1,6 @@
 """Which boxes are worth float64, and many images at once: the labels are those that the images give one by one."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -85,6 +86,28 @@ def test_most_boxes_that_become_no_label_are_left_out(weight, threshold):
     rule = rule_of(LabelConfig(objectness_weight=weight), words, Similarity("softmax", 0.1))
     exact = np.concatenate([rule.score(one, rule.cosines(one), NO_EXTENT).score for one in images])
     assert 0 < (exact > threshold).sum() <= len(boxes_to_score([(rule, threshold)], images).place) < 0.5 * len(exact)
+
+
+def test_a_box_alone_scores_as_among_others():
+    """To the last bit, also with more names than NumPy adds in their order."""
+    generator = np.random.default_rng(3)
+    words = unit(generator.standard_normal((40, 16)))
+    rule = Rule(LabelConfig(), NameTable([()] * 40, 40, 0, 0, {}), words, Similarity("softmax", 0.07))
+    every = StackedBoxes.of([boxes := image(1, 100, words, generator)]).rows(np.ones(100, bool), [boxes])
+    among = rule.score(every.regions, rule.cosines(every.regions), NO_EXTENT)
+    for place in range(100):
+        one = every.those(np.arange(100) == place).regions
+        assert rule.score(one, rule.cosines(one), NO_EXTENT).score == among.score[place]
+
+
+def test_a_low_temperature_of_a_sigmoid_does_not_warn():
+    generator = np.random.default_rng(4)
+    words = texts(generator, 16)
+    rule = rule_of(LabelConfig(), words, Similarity("sigmoid", 1e-6, -16.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        boxes = boxes_to_score([(rule, 0.4)], [image(1, 50, words, generator)])
+        rule.score(boxes.regions, rule.cosines(boxes.regions), NO_EXTENT)
 
 
 def test_a_box_threshold_leaves_out_what_no_rule_could_keep():

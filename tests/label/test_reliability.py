@@ -54,6 +54,7 @@ def test_the_chosen_thresholds_precision_is_that_of_the_same_labels(settings_of)
     [
         ["label.class_score=all"],
         ["label.box_score=learned"],
+        ["label.class_score=retrieved", "label.box_score=learned"],
         ["label.class_score=hierarchy", "label.box_score=learned"],
     ],
 )

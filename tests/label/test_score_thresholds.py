@@ -141,6 +141,14 @@ def test_labels_that_arrive_in_parts_keep_the_densest(monkeypatch, per_name):
         np.testing.assert_array_equal(getattr(kept, name), getattr(expected, name))
 
 
+def test_more_labels_than_there_are_boxes_are_all_labels():
+    scores = np.array([0.2, 0.1])
+    labels = PseudoLabels(np.array([1, 2]), np.array([7, 7]), np.zeros((2, 4)), scores, scores, scores, scores)
+    dense = DensestLabels(np.array([7]), 1e308, 20, per_name=False)
+    dense.add(labels)
+    assert dense.thresholds(20) == [0]
+
+
 def labelled(words, output, *more):
     """(pseudo labels, what `info` says about the labelling) that launch/label.py writes."""
     call("label", *words, f"label.output={output}", *more)

@@ -153,6 +153,8 @@ def test_ranges_and_lists_are_every_combination(tmp_path, monkeypatch):
         (["label.score_threshold=0.9:0.1:0.1"], "label.score_threshold: 0.9:0.1:0.1 holds no value"),
         (["label.score_threshold=0:1:0"], "0:1:0 holds no value"),
         (["label.score_threshold=0:1:0.0001"], "holds 10001 values; at most 2000"),
+        (["label.score_threshold=0:1:1e-999"], r"holds 1\.00000e\+999 values; at most 2000"),
+        (["label.score_threshold=0:1:1e-9999999"], "label.score_threshold is '0:1:1e-9999999'; expected a number"),
         (["label.nms_iou=0:1:0.01", "label.base_iou=0:1:0.01"], "10201 settings; at most 2000"),
         (["label.nms_iou=0.5:1.5:0.5"], "label.nms_iou is 1.5; expected a number from 0 to 1"),
         (["label.fusion=mean,max"], "label.fusion is 'max'; expected one of"),

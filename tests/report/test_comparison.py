@@ -137,6 +137,10 @@ def test_a_mistake_is_one_line_before_any_labelling(words, tmp_path, capsys):
     assert "have the same name" in mistake([*words, *output, "--presets", f"demo_best,{own}"], capsys)
     line = mistake([*words, *output, "--picture", tmp_path], capsys)
     assert line.startswith("error: --picture: ")
+    source = tmp_path / "source.json"
+    source.write_bytes(SCENES_JSON.read_bytes())
+    line = mistake([*words, *output, f"data.annotations={source}", "--json", source], capsys)
+    assert "source.json is data.annotations; choose another name" in line
     assert not (tmp_path / "labels").exists()
 
 
