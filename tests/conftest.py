@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from commands import REPOSITORY, command, environment, run
 from finished_runs import FinishedRun
 from small_datasets import COCO_MINI, SmallDataset, scenes_words
 from tiny_models import TinyModels
+
+
+# The same commit gives the same answer twice: examples follow from the test. HYPOTHESIS_PROFILE=default draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
