@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 from commands import REPOSITORY, command, environment, run
 from finished_runs import FinishedRun
+from hypothesis import settings
 from small_datasets import COCO_MINI, SmallDataset, scenes_words
 from tiny_models import TinyModels
-
 
 # The same commit gives the same answer twice: examples follow from the test. HYPOTHESIS_PROFILE=default draws new ones.
 settings.register_profile("repeatable", derandomize=True)
