@@ -327,6 +327,16 @@ class LabelConfig:
         """Whether base names are labelled to choose the threshold."""
         return self.threshold in ("f_beta_base", "precision")
 
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether a classifier that base annotations train scores the boxes."""
+        return self.box_score in ("learned", "verified")
+
+    @property
+    def learns_from_base(self) -> bool:
+        """Whether base annotations of a sample of the store decide something before the labelling."""
+        return self.trains_classifier or self.asks_base_names
+
 
 def checked_thresholds(given: Any, source: str = "label.score_threshold") -> float | dict[str, float]:
     """A score threshold of all names, or one for each of some names.

@@ -38,15 +38,15 @@ class StoreRecall:
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedFigures:
-    """What others published of their pseudo labels; `Evaluation` says what the figures mean.
+class BoxMetrics:
+    """COCO's box metrics over the novel names: AP and AR in [0, 1], or -1 where there is no such ground truth.
 
     Attributes:
-        title: whose figures they are. protocol: what one has to do to compare.
+        AP, AP50, AP75: average precision over the IoUs 0.5 to 0.95, at 0.5, at 0.75.
+        AP_small, AP_medium, AP_large: AP for objects of under 32 x 32 pixels, up to 96 x 96, and above.
+        AR100: average recall with 100 boxes an image.
     """
 
-    title: str
-    protocol: str
     AP: float
     AP50: float
     AP75: float
@@ -54,6 +54,19 @@ class PublishedFigures:
     AP_medium: float
     AP_large: float
     AR100: float
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFigures(BoxMetrics):
+    """What others published of their pseudo labels.
+
+    Attributes:
+        title: whose figures they are. protocol: what one has to do to compare.
+        pseudo_labels, images: how many were evaluated.
+    """
+
+    title: str
+    protocol: str
     pseudo_labels: int
     images: int
 
@@ -64,13 +77,10 @@ class PublishedFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """COCO's box metrics over the novel names: AP and AR in [0, 1], or -1 where there is no such ground truth.
+class Evaluation(BoxMetrics):
+    """What the pseudo labels of a file are worth.
 
     Attributes:
-        AP, AP50, AP75: average precision over the IoUs 0.5 to 0.95, at 0.5, at 0.75.
-        AP_small, AP_medium, AP_large: AP for objects of under 32 x 32 pixels, up to 96 x 96, and above.
-        AR100: average recall with 100 boxes an image.
         pls_per_image: pseudo labels an evaluated image, counting images without any.
         pseudo_labels, images: how many were evaluated.
         AP50_by_name: each novel name's own.
@@ -81,13 +91,6 @@ class Evaluation:
         published: figures of others on the same data; None where there are none.
     """
 
-    AP: float
-    AP50: float
-    AP75: float
-    AP_small: float
-    AP_medium: float
-    AP_large: float
-    AR100: float
     pls_per_image: float
     pseudo_labels: int
     images: int

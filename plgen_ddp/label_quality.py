@@ -100,7 +100,7 @@ def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -
         images=len(images),
         precision=precision,
         recall=recall,
-        f1=2 * precision * recall / max(precision + recall, 1e-12),
+        f1=f1_score(precision, recall),
         on_nothing=(kinds["base_object"] + kinds["part"] + kinds["background"]) / count,
         base_object=kinds["base_object"] / count,
         part=kinds["part"] / count,
@@ -109,6 +109,11 @@ def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -
         duplicate=kinds["duplicate"] / count,
         reliability=reliability(every, found),
     )
+
+
+def f1_score(precision: float, recall: float) -> float:
+    """The harmonic mean of both; 0 where both are 0."""
+    return 2 * precision * recall / max(precision + recall, 1e-12)
 
 
 def reliability(scores: np.ndarray, right: np.ndarray) -> tuple[tuple[int, float, float], ...]:

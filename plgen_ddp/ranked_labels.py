@@ -14,7 +14,7 @@ import numpy as np
 from plgen_ddp.boxes import pairs_in_ranges
 from plgen_ddp.coco_boxes import read_ground_truth
 from plgen_ddp.errors import UserError
-from plgen_ddp.label_quality import RIGHT_IOU
+from plgen_ddp.label_quality import RIGHT_IOU, f1_score
 from plgen_ddp.records import PseudoLabels
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -80,11 +80,6 @@ class JudgedLabels:
     found: np.ndarray
     ignored: np.ndarray
     judged: np.ndarray
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["JudgedLabels"]) -> "JudgedLabels":
-        """All parts' labels in their order; at least one part."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +226,7 @@ def _figures(tallies: np.ndarray, curves: Sequence[np.ndarray | None]) -> Figure
     return Figures(
         precision,
         recall,
-        2 * precision * recall / max(precision + recall, 1e-12),
+        f1_score(precision, recall),
         float(np.mean(known)) if known else -1.0,
         float(np.mean([curve[0] for curve in known])) if known else -1.0,
     )

@@ -6,18 +6,27 @@ name. Every record is checked when it is built.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
+
+Columns = TypeVar("Columns", bound=Any)
 
 # Pseudo labels that are turned into Python objects at a time.
 _ROWS = 10_000
 
 EVIDENCE = ("foreground", "last_move", "agreement", "scale_cosine")
 """The columns that stage 1 stores beside objectness; see `Regions`."""
+
+
+def concatenated(parts: Sequence[Columns]) -> Columns:
+    """Records of arrays as one record, the rows of all parts in their order; at least one part."""
+    kind = type(parts[0])
+    names = [column.name for column in fields(kind)]
+    return kind(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +286,10 @@ class PseudoLabels:
         if not parts:
             empty, ids = np.empty(0), np.empty(0, np.int64)
             return cls(ids, ids, np.empty((0, 4)), empty, empty, empty, empty)
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+        return concatenated(parts)
 
-    def chosen(self, which: np.ndarray) -> "PseudoLabels":
-        """The rows at `which`, bool (n,) or indices."""
+    def chosen(self, which: np.ndarray | slice) -> "PseudoLabels":
+        """The rows at `which`: bool (n,), indices or a slice."""
         return PseudoLabels(*(getattr(self, name)[which] for name in self.__slots__))
 
     def sorted_by_image(self) -> "PseudoLabels":
@@ -294,7 +303,7 @@ class PseudoLabels:
             box_score: write the key `box_score` too; the recipes' labels do not have it.
         """
         for start in range(0, len(self), _ROWS):  # as Python's objects, a whole train2017 would take a gigabyte
-            part = PseudoLabels(*(getattr(self, name)[start : start + _ROWS] for name in self.__slots__))
+            part = self.chosen(slice(start, start + _ROWS))
             columns = [getattr(part, name).tolist() for name in self.__slots__]
             image_ids, category_ids, boxes, scores, clip_scores, qualities, objectness = columns
             areas = (part.boxes_xywh[:, 2] * part.boxes_xywh[:, 3]).tolist()

@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from plgen_ddp.label_quality import ImageBoxes, label_quality
-from plgen_ddp.ranked_labels import JudgedLabels, Objects, RankedLabels, judge
-from plgen_ddp.records import PseudoLabels
+from plgen_ddp.ranked_labels import Objects, RankedLabels, judge
+from plgen_ddp.records import PseudoLabels, concatenated
 
 NAMES, IMAGES = 3, 6
 SEEDS = st.integers(0, 2**32 - 1)
@@ -45,7 +45,7 @@ def ranked(truth, labels, images=IMAGES):
     # In parts, as labelling hands them over.
     half = np.searchsorted(image, IMAGES // 2)
     parts = [columns.chosen(slice(None, half)), columns.chosen(slice(half, None))]
-    judged = JudgedLabels.concatenate([judge(part, part.category_ids, objects) for part in parts])
+    judged = concatenated([judge(part, part.category_ids, objects) for part in parts])
     return RankedLabels(judged, objects, NAMES)
 
 

@@ -58,7 +58,7 @@ def learn_from_base(rule: Rule, sample: Sequence[SampledImage]) -> Rule:
         UserError: too few base annotations in the sample to learn from.
     """
     options = rule.options
-    if options.box_score not in ("learned", "verified"):
+    if not options.trains_classifier:
         return rule
     if options.box_score == "verified" and sample:
         every = np.concatenate([image.cosine for image in sample])

@@ -128,4 +128,4 @@ def _looks_at_base(plan: LabelPlan) -> bool:
     """Whether a rule needs base annotations: to suppress, to learn, or to choose its threshold."""
     options = plan.config.label
     suppresses = {"base_iou", "base_inside"} & set(options.suppress)
-    return bool(suppresses) or options.box_score in ("learned", "verified") or options.asks_base_names
+    return bool(suppresses) or options.learns_from_base

@@ -24,7 +24,7 @@ from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, neare
 from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines, scores_base_names
 from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
 from plgen_ddp.processor import available_cores
-from plgen_ddp.records import PseudoLabels, Regions
+from plgen_ddp.records import PseudoLabels, Regions, concatenated
 from plgen_ddp.store import Manifest, RegionStore, store_of
 
 T = TypeVar("T")
@@ -72,16 +72,17 @@ class StorePass:
         retrieves = [key for key, one in rules.items() if _retrieves(one.rule)]
         for key, nearest in zip(retrieves, self._nearest_boxes([rules[key] for key in retrieves]), strict=True):
             rules[key] = replace(rules[key], rule=replace(rules[key].rule, name_classifiers=train_names(nearest)))
-        learns = sorted({one.score_key for one in self.labellings if _learns(one.rule)})
+        learns = sorted({one.score_key for one in self.labellings if one.rule.options.learns_from_base})
         samples = dict(zip(learns, self._samples([rules[key] for key in learns]), strict=True))
         for key, sample in samples.items():
             rules[key] = replace(rules[key], rule=learn_from_base(rules[key].rule, sample))
         ready = []
         for one in self.labellings:
             rule = replace(rules[one.score_key].rule, options=one.plan.config.label)
-            own = samples.get(one.score_key)
-            asked = own is not None and scores_base_names(rule.options)
-            ready.append(replace(one, rule=rule, on_base=judge_on_base(rule, own or []) if asked else None))
+            asked = one.score_key in samples and scores_base_names(rule.options)
+            ready.append(
+                replace(one, rule=rule, on_base=judge_on_base(rule, samples[one.score_key]) if asked else None)
+            )
         return ready
 
     def label(
@@ -103,14 +104,15 @@ class StorePass:
         groups: dict[str, list[int]] = {}
         for number, one in enumerate(labellings):
             groups.setdefault(one.score_key, []).append(number)
-
-        lowest = {key: float(min(thresholds[number].min() for number in numbers)) for key, numbers in groups.items()}
+        rules = [
+            (labellings[numbers[0]].rule, float(min(thresholds[number].min() for number in numbers)))
+            for numbers in groups.values()
+        ]
 
         def label_part(path: Path) -> tuple[int, list[T]]:
             labels: list[list[PseudoLabels]] = [[PseudoLabels.concatenate([])] for _ in labellings]
             done = 0
             for images in _some_at_once(self._images(path), len(self.text_embeddings)):
-                rules = [(labellings[numbers[0]].rule, lowest[key]) for key, numbers in groups.items()]
                 boxes = boxes_to_score(rules, [image for image, _ in images])
                 cosine = self._cosines(boxes.regions)
                 for numbers in groups.values():
@@ -238,11 +240,6 @@ def _retrieves(rule: Rule) -> bool:
     return rule.options.class_score == "retrieved" and rule.options.box_score != "verified"
 
 
-def _learns(rule: Rule) -> bool:
-    """Whether a rule looks at a sample of the store before it labels."""
-    return rule.options.box_score in ("learned", "verified") or rule.options.asks_base_names
-
-
 def _some_at_once(images: Iterator[ImageInStore], words: int) -> Iterator[list[ImageInStore]]:
     """Images in lists, short enough that their boxes' cosines with this number of words take a few megabytes."""
     taken: list[ImageInStore] = []
@@ -262,7 +259,7 @@ def _score(rule: Rule, boxes: StackedBoxes, cosine: np.ndarray, images: Sequence
     if rule.scores_boxes_alone:
         return rule.score(boxes.regions, cosine, NO_EXTENT)
     ends = np.cumsum([len(image.objectness) for image, _ in images]).tolist()
-    return ScoredBoxes.concatenate(
+    return concatenated(
         [
             rule.score(image, cosine[end - len(image.objectness) : end], extent)
             for (image, extent), end in zip(images, ends, strict=True)

@@ -145,11 +145,6 @@ class ScoredBoxes:
     box_score: np.ndarray
     score: np.ndarray
 
-    @classmethod
-    def concatenate(cls, parts: Sequence["ScoredBoxes"]) -> "ScoredBoxes":
-        """The boxes of several images under each other; at least one image."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
-
 
 def region_cosines(regions: Regions, text_embeddings: np.ndarray) -> np.ndarray:
     """Cosines float64 (n, words) of an image's regions with words float32 (words, d).
@@ -229,7 +224,7 @@ class Rule:
     @property
     def scores_boxes_alone(self) -> bool:
         """Whether a box's score depends on that box alone, and not on the other boxes of its image."""
-        return self.options.box_score not in ("learned", "verified")
+        return not self.options.trains_classifier
 
     def columns(self, group: Group) -> np.ndarray:
         """The rows of the table that share a softmax when a group's names are scored, those names first."""

@@ -17,7 +17,7 @@ from plgen_ddp.label.plan import plan_labelling, with_label_options
 from plgen_ddp.label.provenance import thresholds_in_words
 from plgen_ddp.label.settings import Setting
 from plgen_ddp.ranked_labels import Figures, JudgedLabels, Objects, RankedLabels, judge, read_objects
-from plgen_ddp.records import PseudoLabels
+from plgen_ddp.records import PseudoLabels, concatenated
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def sweep(settings: Sequence[Setting], ground_truth: Path | None = None) -> Swee
                 own.append(labels)
     rows: dict[int, SweepRow] = {}
     for ranking, numbers in enumerate(rankings):
-        labels, parts[ranking] = JudgedLabels.concatenate(parts[ranking]), []
+        labels, parts[ranking] = concatenated(parts[ranking]), []
         names = heads[ranking].plan.vocabulary.novel
         ranked = RankedLabels(labels, objects[names], len(names))
         for number in numbers:

@@ -13,7 +13,7 @@ from plgen_ddp.label.labels import kept_boxes, kept_boxes_of_images
 from plgen_ddp.label.reachable import boxes_to_score, to_float32
 from plgen_ddp.label.rule import NameTable, Rule, ScoredBoxes
 from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
-from plgen_ddp.records import EVIDENCE, Regions, Similarity
+from plgen_ddp.records import EVIDENCE, Regions, Similarity, concatenated
 
 NOVEL, BASE, OTHERS = 3, 2, 1
 
@@ -66,7 +66,7 @@ def test_no_box_above_the_threshold_is_left_out(seed, dim, class_score, box_scor
     options = LabelConfig(class_score=class_score, box_score=box_score, fusion=fusion, objectness_weight=weight)
     rule = rule_of(options, words, similarity)
     alone = [rule.score(one, rule.cosines(one), NO_EXTENT) for one in images]
-    exact = ScoredBoxes.concatenate(alone)
+    exact = concatenated(alone)
     for threshold in np.nextafter(generator.choice(exact.score, 3), -1).tolist():
         boxes = boxes_to_score([(rule, threshold)], images)
         scored = rule.score(boxes.regions, rule.cosines(boxes.regions), NO_EXTENT)
