@@ -19,7 +19,7 @@ from plgen_ddp.command_line import command_line
 from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import (
     Progress,
-    end_process,
+    end_with,
     failed_status,
     one_line_errors,
     print_labels,
@@ -101,4 +101,4 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    end_process(main())
+    end_with(main)

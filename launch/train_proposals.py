@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import end_process, one_line_errors, print_line, rank_log
+from plgen_ddp.console import end_with, one_line_errors, print_line, rank_log
 from plgen_ddp.options import given, load_structured
 from plgen_ddp.train.checkpoints import open_output
 from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
@@ -62,4 +62,4 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    end_process(main())
+    end_with(main)

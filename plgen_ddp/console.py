@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -131,12 +132,21 @@ def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def end_process(status: int) -> NoReturn:
-    """Ends this process with everything printed, and without the interpreter's own clean-up.
+def end_with(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a rank's command and ends the process with its status, without the interpreter's own clean-up.
 
-    That clean-up has aborted finished ranks ("terminate called without an active exception", in about one of a hundred
-    runs): it destroys what a library's thread still uses.
+    That clean-up has now and then aborted ranks that had ended well, and ranks that had said what a user's mistake was
+    ("terminate called without an active exception"): it destroys what a library's thread still uses.
     """
+    try:
+        status = main() or 0
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        if isinstance(ending.code, str):
+            print_line(ending.code, error=True)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

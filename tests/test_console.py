@@ -1,5 +1,7 @@
 """What a run says at its end."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -27,3 +29,26 @@ def test_ranks_that_wait_for_images_say_so(capsys, seconds, waited, share):
     print_scoring([replace(RANK, seconds=seconds), replace(RANK, seconds=seconds, waited=waited)], [], 0)
     printed = capsys.readouterr().err
     assert printed == (f"{share} of the time went by waiting for images; more run.workers may help\n" if share else "")
+
+
+@pytest.mark.parametrize(
+    ("main", "status", "printed"),
+    [
+        ("lambda: 0", 0, ""),
+        ("lambda: 3", 3, ""),
+        ("lambda: None", 0, ""),
+        ("lambda: sys.exit(2)", 2, ""),
+        ("lambda: sys.exit('no such thing')", 1, "no such thing"),
+        ("lambda: sys.exit()", 0, ""),
+        ("lambda: 1 / 0", 1, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_rank_ends_with_its_status_and_without_the_interpreters_clean_up(main, status, printed):
+    code = (
+        "import atexit, sys; from plgen_ddp.console import end_with\n"
+        "atexit.register(print, 'cleaned up'); print('said', end='')\n"
+        f"end_with({main})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, "said")
+    assert done.stderr.rstrip().endswith(printed)

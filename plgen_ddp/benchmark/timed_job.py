@@ -19,7 +19,7 @@ import torch
 from plgen_ddp.benchmark.inputs import preset
 from plgen_ddp.benchmark.measurement import STAGES, Measurement, count_flops, measured_peak, resident_memory
 from plgen_ddp.config import Config
-from plgen_ddp.console import end_process, one_line_errors
+from plgen_ddp.console import end_with, one_line_errors
 from plgen_ddp.device import DTYPES, prepare_device
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex
@@ -182,5 +182,4 @@ def _of_all_ranks(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
-    end_process(0)
+    end_with(lambda: main(sys.argv[1:]))
