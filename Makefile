@@ -43,7 +43,7 @@ demo: setup
 	$(BIN)/python -m plgen_ddp.demo --ranks $(RANKS)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 		--no-loadscope-reorder $(if $(SLOW),,-m "not slow")
 
 test-gpu: setup

@@ -1,10 +1,12 @@
 """Fixtures that several files of tests use. What they import lies beside this file, under names of its own."""
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,20 +33,33 @@ def pytest_configure(config: pytest.Config) -> None:
 _LONGEST = ("demo_run", "tests/slurm", "two_rank_run", "tests/benchmark")
 
 
+@functools.cache
+def _group_of(file: str) -> str:
+    """What a worker runs as a whole: a file of tests, or all files that look at the same finished run.
+
+    Args:
+        file: relative to the repository.
+    """
+    text = (REPOSITORY / file).read_text()
+    return next((run for run in ("demo_run", "two_rank_run") if run in text), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Makes the fixtures of a file, and finished runs, once. xdist's own marks for groups do nothing under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeGroups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group_of(nodeid.partition("::")[0])
+
+    return WholeGroups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each worker whole files, and all files of a finished run to one worker, so that it is made once."""
-    files: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.path, []).append(item)
-    order = {}
-    for path, tests in files.items():
-        used = {fixture for test in tests for fixture in getattr(test, "fixturenames", ())}
-        group = next((run for run in ("demo_run", "two_rank_run") if run in used), str(path.relative_to(REPOSITORY)))
-        place = next((place for place, start in enumerate(_LONGEST) if group.startswith(start)), len(_LONGEST))
-        for test in tests:
-            test.add_marker(pytest.mark.xdist_group(group))
-            order[test] = place
-    items.sort(key=lambda test: order[test])
+    groups = {item: _group_of(item.path.relative_to(REPOSITORY).as_posix()) for item in items}
+    starts = (*_LONGEST, "")
+    items.sort(key=lambda item: next(place for place, start in enumerate(starts) if groups[item].startswith(start)))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
