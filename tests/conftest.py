@@ -46,7 +46,7 @@ def _group_of(file: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Makes the fixtures of a file, and finished runs, once. xdist's own marks for groups do nothing under pytest 9.2."""
+    """Makes the fixtures of a file, and finished runs, once; xdist's marks for groups do nothing under pytest 9.2."""
     from xdist.scheduler import LoadScopeScheduling
 
     class WholeGroups(LoadScopeScheduling):
