@@ -52,6 +52,10 @@ _WEIGHT_STEPS = 2.0**16
 # Elements the products keep alive at once: 128 MiB on CUDA (130 windows of 200 x 200 px), a cache's worth on a CPU.
 _ELEMENTS_PER_CHUNK = {torch.float16: 2**26, torch.float32: 2**22}
 
+# A side of fewer pixels than this is read over and over: where one value falls on an exact half, a whole crop's do, and
+# float16's weights round them the other way. Such windows are rare, and their products small.
+_FEW_PIXELS = 8
+
 # PyTorch's kernels resize all of a window, the products only what the centre crop keeps. On one AVX-512 core the
 # products are faster beyond about this ratio of the sides.
 _ELONGATED = 6
@@ -205,16 +209,32 @@ def _axes(plan: Tensor) -> tuple[Tensor, _Axis, _Axis]:
 
 
 def _crop_by_products(pixels: Tensor, plan: Tensor, size: int, kernel: Kernel, dtype: torch.dtype) -> Tensor:
-    """`crop_windows` for planned windows by batched matrix products in `dtype`, on the device of `pixels`."""
+    """`crop_windows` for planned windows by batched matrix products, on the device of `pixels`.
+
+    In `dtype`, but for windows with a side of few pixels: those in float32.
+    """
     device = pixels.device
     crops = torch.empty(plan.shape[1], 3, size, size, dtype=torch.uint8, device=device)
+    _, rows, columns = _axes(plan)
+    narrow = torch.minimum(rows.source, columns.source) < _FEW_PIXELS
+    for chosen, precision in ((narrow, torch.float32), (~narrow, dtype)):
+        if chosen.any():
+            _fill_crops(crops, chosen.nonzero()[:, 0], pixels, plan, size, kernel, precision)
+    return crops
+
+
+def _fill_crops(
+    crops: Tensor, chosen: Tensor, pixels: Tensor, plan: Tensor, size: int, kernel: Kernel, dtype: torch.dtype
+) -> None:
+    """Write the crops of the `chosen` windows of a plan, int64 on the CPU, by products in `dtype`."""
+    device, plan = pixels.device, plan[:, chosen]
     channel = torch.arange(3, device=device)[:, None]
     reads = [axis.read(size, kernel) for axis in _axes(plan)[1:]]
     starts, lengths, taps = (torch.stack(both) for both in zip(*reads, strict=True))
     order = lengths.amax(dim=0).argsort(descending=True, stable=True)
     lengths, taps = lengths[:, order], taps[:, order]
-    # One upload a call; nothing waits for the device.
-    uploaded = upload(torch.cat([plan, starts, torch.arange(len(order))[None]])[:, order], device)
+    # One upload; nothing waits for the device.
+    uploaded = upload(torch.cat([plan, starts, chosen[None]])[:, order], device)
     for chunk in _chunks(lengths.amax(dim=0).tolist(), size, _ELEMENTS_PER_CHUNK[dtype]):
         image, *axes = _axes(uploaded[:9, chunk])
         taken, matrices = [], []
@@ -228,7 +248,6 @@ def _crop_by_products(pixels: Tensor, plan: Tensor, size: int, kernel: Kernel, d
         y, x = taken
         source = pixels[image[:, None, None, None], y[:, :, None, None], x[:, None, None, :], channel]
         crops[uploaded[11, chunk]] = _two_products(source, *matrices)
-    return crops
 
 
 def _chunks(sides: Sequence[int], size: int, elements: int) -> Iterator[slice]:
