@@ -79,3 +79,10 @@ def test_a_sample_may_miss_what_all_finds(words, dataset, capsys):
     assert any("1 of 1 images cannot be read" in row["message"] for row in sampled)
     whole = found(capsys, [*words, "--all", "run.max_failures=3"], 0)
     assert [row["level"] for row in whole if "3 of 3 images cannot be read" in row["message"]] == ["warning"]
+
+
+def test_too_little_room_for_the_store_is_an_error(words, capsys):
+    (disk,) = (
+        row for row in found(capsys, [*words, "detector.max_boxes=1000000000000"], 1) if row["subject"] == "disk"
+    )
+    assert disk["level"] == "error" and disk["remedy"].startswith("make room")

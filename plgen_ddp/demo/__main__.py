@@ -52,7 +52,8 @@ def main() -> int:
     print_line(f"\n{WORLD}")
     print_line("made: pseudo labels of 48 scenes, by all rules and by other words, and a table of the rules")
     print_line(f"where: {labels}, {others.name} and comparison/ beside it; {figures}, {picture}")
-    print_line(f"next: python -m {LABEL} --config {BEST} run.output={output} label.vocabulary=heart,fish")
+    mine = f"run.output={output} label.vocabulary=heart,fish label.output={output / 'mine.json'}"
+    print_line(f"next: python -m {LABEL} --config {BEST} {mine}")
     return 0
 
 

@@ -74,9 +74,12 @@ def check_room(config: Config, lacking: set[str], dim: int | None) -> Iterator[F
     folder = next(folder for folder in store.folder.absolute().parents if folder.exists())
     free = shutil.disk_usage(folder).free
     message = f"{free / 1e9:.1f} GB free in {folder}, the store takes up to {max(needed, 0) / 1e9:.1f} GB more"
-    # Boxes of low objectness are not kept, so that nobody knows how many will be.
-    level = "ok" if free > needed else "warning" if config.detector.min_objectness > 0 else "error"
-    yield Finding("disk", level, message, "" if level == "ok" else "make room, or choose another run.output")
+    if free > needed:
+        yield Finding("disk", "ok", message)
+    elif config.detector.min_objectness > 0:  # boxes below it are not kept, and nobody knows how many these are
+        yield Finding("disk", "warning", message, "make room, or choose another run.output")
+    else:
+        yield Finding("disk", "error", message, "make room, or choose another run.output")
 
 
 def _gpus(config: Config, ranks: int) -> Finding:
