@@ -19,7 +19,7 @@ from plgen_ddp.store import store_of
 
 # Bytes a box of the store's columns beside its embedding: four coordinates, objectness, four columns of evidence.
 _BYTES_A_BOX = 4 * (4 + 1 + 4)
-# What NCCL takes in /dev/shm a rank at the least; a container's default of 64 MB is soon too small for a training.
+# Free bytes a rank below which a training on several GPUs gets a warning. Chosen, not measured.
 _SHARED_MEMORY = 256e6
 
 
