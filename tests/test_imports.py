@@ -11,7 +11,7 @@ import pytest
 from commands import REPOSITORY
 
 PACKAGE = REPOSITORY / "plgen_ddp"
-ROOMS = {"score", "label", "report", "train", "demo", "benchmark", "encoders"}
+ROOMS = {"score", "label", "report", "train", "demo", "benchmark", "doctor", "encoders"}
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 # What each room may import of the package, beside itself and the shared ground.
@@ -24,6 +24,7 @@ ALLOWED = {
     "train": {"score", "label"},  # the same images and detector as stage 1, the same split into base and novel
     "demo": {"report", "train"},  # train/weights.py writes its models; everything else it runs as commands
     "benchmark": {"score", "label", "encoders"},
+    "doctor": {"score", "label", "encoders"},  # it calls the checks that they make before a run
 }
 
 # The only files of the package that import these: in stage 1, the encoders and the shared ground one each. The trainer,

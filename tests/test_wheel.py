@@ -54,10 +54,9 @@ def test_every_script_of_launch_is_an_entry_point(installed):
     (listed,) = installed.glob("*.dist-info/entry_points.txt")
     entries = configparser.ConfigParser()
     entries.read(listed)
-    scripts = {path.stem for path in (REPOSITORY / "launch").glob("*.py") if path.stem != "__init__"}
-    assert dict(entries["console_scripts"]) == {
-        f"plgen-{name.replace('_', '-')}": f"plgen_ddp.launch.{name}:main" for name in scripts
-    }
+    scripts = {path.stem for path in (REPOSITORY / "launch").glob("*.py") if not path.stem.startswith("_")}
+    own = {f"plgen-{name.replace('_', '-')}": f"plgen_ddp.launch.{name}:main" for name in scripts}
+    assert dict(entries["console_scripts"]) == own | {"plgen": "plgen_ddp.launch.__main__:main"}
 
 
 def test_configs_are_found_by_name_without_the_checkout(installed, tmp_path):

@@ -6,6 +6,7 @@ Each step is a command that a user could type; it is printed before it runs.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,14 +49,20 @@ def main() -> int:
     print_line("\nAnd other rules: those of the literature and the best one, against the scenes' novel objects.")
     written = ["--json", str(figures), "--picture", str(picture)]
     _run(["-m", COMPARE, "--config", CONFIG, *written, *options.overrides])
-    print_line(f"\n{WORLD}\nlabels: {labels}, and of each rule in {output / 'comparison'}\nfigures: {figures}")
+    print_line(f"\n{WORLD}")
+    print_line("made: pseudo labels of 48 scenes, by all rules and by other words, and a table of the rules")
+    print_line(f"where: {labels}, {others.name} and comparison/ beside it; {figures}, {picture}")
+    mine = f"run.output={output} label.vocabulary=heart,fish label.output={output / 'mine.json'}"
+    print_line(f"next: python -m {LABEL} --config {BEST} {mine}")
     return 0
 
 
 def _run(words: list[str]) -> None:
     """Runs a Python command, showing it. A failure ends the demo with the command's status."""
     print_line("\n$ python " + " ".join(repr(word) if set(word) & set(" {}'") else word for word in words))
-    done = subprocess.run([sys.executable, *words], check=False)
+    # torchrun prints a banner where this is not set, and then sets it to 1 itself.
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    done = subprocess.run([sys.executable, *words], env=environment, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
 

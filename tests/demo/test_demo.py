@@ -62,6 +62,7 @@ def test_it_ends_with_the_table_and_the_picture(demo, rules):
     assert [f"demo_{line.split()[0]}" for line in table] == list(rules)
     assert all(len(line) <= 120 for line in table)
     assert "The world is drawn" in printed
+    assert [line.partition(":")[0] for line in lines[-3:]] == ["made", "where", "next"]
     for path in (output / "labels.json", output / "rules.json", output / "rules.png"):
         assert str(path) in printed and path.is_file()
     with Image.open(output / "rules.png") as picture:
