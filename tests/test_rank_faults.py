@@ -42,7 +42,7 @@ def slow_words(two_rank_run):
     return [*two_rank_run.words, "run.workers=0", "run.images_per_batch=1"]
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [3, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
 def test_torchrun_starts_the_ranks_again_after_one_was_killed(ranks, two_rank_run, tmp_path):
     output = tmp_path / "out"
     job = start(two_rank_run.words, output, ranks, restarts=2)
@@ -54,7 +54,7 @@ def test_torchrun_starts_the_ranks_again_after_one_was_killed(ranks, two_rank_ru
     assert files_of(output) == files_of(two_rank_run.output)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_lets_a_process_finish_its_batch(name, slow_words, two_rank_run, tmp_path):
     output = tmp_path / "out"
     job = start(slow_words, output)
