@@ -7,7 +7,8 @@
     torchrun ... launch/score.py ... --no-label    only the region store
     python launch/score.py ... --label-only        only the labels, from the store (as launch/label.py)
 
-The same command again goes on where it was stopped, also on another number of GPUs. Each rank keeps a log in
+The same command again goes on where it was stopped, also on another number of GPUs. SIGTERM and SIGUSR1 let each rank
+finish its batch; a second one ends it at once. Each rank keeps a log in
 `run.output`/log/rank-N.txt.
 """
 
@@ -40,6 +41,7 @@ from plgen_ddp.score.job import (
     score_units,
     scoring_requires,
 )
+from plgen_ddp.stopping import finishing_batches
 from plgen_ddp.world import World
 
 
@@ -82,7 +84,9 @@ def score(world: World, config: Config, *, label: bool) -> int:
     plan = world.from_main(lambda: plan_work(config, dataset, models))
     own = units_of_rank(plan.units, world.rank, world.size)
     with Progress(world.count, sum(map(len, plan.units)), shown=world.is_main) as progress:
-        summaries = world.gather(score_units(config, dataset.index, own, models, progress.advance))
+        with finishing_batches():
+            summary = score_units(config, dataset.index, own, models, progress.advance)
+        summaries = world.gather(summary)
     world.close()
 
     if not world.is_main:

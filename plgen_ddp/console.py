@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from plgen_ddp.errors import PeerError, UserError, user_message
+from plgen_ddp.errors import PeerError, StoppedError, UserError, user_message
 from plgen_ddp.figures import Evaluation, PublishedFigures, StoreRecall
 from plgen_ddp.records import Audit, ImportSummary, LabelSummary, RankSummary
 
@@ -78,6 +78,9 @@ def rank_log(folder: Path) -> Iterator[None]:
     except UserError as error:
         _log.info("error: %s", error)
         raise
+    except StoppedError as error:
+        _log.info("%s", error)
+        raise
     except BaseException as error:
         _log.info("stopped by %s", type(error).__name__, exc_info=not isinstance(error, KeyboardInterrupt))
         raise
@@ -103,7 +106,9 @@ def print_line(line: str, *, error: bool = False) -> None:
 
 @contextlib.contextmanager
 def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
-    """Turns a user's mistake into one line and exit status 2, Ctrl-C into 130; a bug keeps its traceback.
+    """Turns a user's mistake into one line and exit status 2, Ctrl-C into 130, a signal to stop into 75.
+
+    A bug keeps its traceback.
 
     Under torchrun the line goes into torchrun's own report, which prints it last. Printed here, it would be 25 lines
     above the end of the screen.
@@ -122,9 +127,16 @@ def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
             time.sleep(_LINGER)
         if _process.torchrun_error_file is not None:
             _leave_to_torchrun(_process.torchrun_error_file, f"error: {message}")
-        elif not isinstance(error, PeerError):
+        else:
             print_line(f"error: {message}", error=True)
         raise SystemExit(2) from None
+    except StoppedError as error:
+        message = f"{error}; the same command goes on from what is stored"
+        if _process.torchrun_error_file is not None:
+            _leave_to_torchrun(_process.torchrun_error_file, message)
+        if _process.rank == 0 or _process.torchrun_error_file is None:
+            print_line(message, error=True)
+        raise SystemExit(StoppedError.STATUS) from None
     except KeyboardInterrupt:
         if _process.rank == 0:
             goes_on = "; the same command goes on from what is stored" if resumes else ""

@@ -13,6 +13,12 @@ class PeerError(UserError):
     """A `UserError` that was raised on another rank. That rank prints the message; this one exits silently."""
 
 
+class StoppedError(Exception):
+    """A signal, or the end of torchrun, has stopped this rank between two batches. What is stored is whole."""
+
+    STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word that looks most like `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from plgen_ddp.console import identify_process
 from plgen_ddp.errors import PeerError, UserError, one_line, user_message
+from plgen_ddp.stopping import watch_for_stops
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 # costs nothing. A short one would kill a job whose last rank has the slowest disk.
 _TIMEOUT = timedelta(hours=12)
 # torchrun starts ranks when all nodes are there. A rank that finds no peers is an orphan of a torchrun that was killed.
-_JOIN_TIMEOUT = timedelta(minutes=5)
+_JOIN_TIMEOUT = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class World:
         """
         error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         identify_process(int(os.environ.get("RANK", "0")), Path(error_file) if error_file else None)
+        watch_for_stops(parent="TORCHELASTIC_RUN_ID" in os.environ)
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls()
         try:
@@ -62,10 +64,16 @@ class World:
             ) from None
         except dist.DistError as error:
             raise UserError(f"found no other rank: {one_line(error)}; was torchrun killed?") from None
+        # torchrun keeps its store when it starts ranks again, with the addresses of those that have ended.
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store.set_timeout(_JOIN_TIMEOUT)
         group_store = dist.PrefixStore("group", store)
         nccl = gradients and torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
-        dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        try:
+            dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        except RuntimeError as error:
+            raise UserError(f"cannot connect to the other ranks: {one_line(error)}; start all of them again") from None
         return cls(rank, size, int(os.environ.get("LOCAL_RANK", "0")), dist.PrefixStore("counter", store))
 
     def __enter__(self) -> "World":
@@ -146,6 +154,8 @@ class World:
         try:
             yield
         except RuntimeError as error:
+            if "timed out" in str(error).lower():
+                raise UserError(f"waited {_TIMEOUT} for another rank in vain: {one_line(error)}") from None
             raise PeerError(f"another rank has ended: {one_line(error)}") from None
 
     def _raise(self, error: str | None) -> None:

@@ -28,6 +28,7 @@ from plgen_ddp.score.images import UnitBatchSampler, image_batches, on_device, p
 from plgen_ddp.score.proposals import ProposalSource
 from plgen_ddp.score.regions import PendingRegions, RegionEncoder
 from plgen_ddp.score.timing import Awaited, add_seconds
+from plgen_ddp.stopping import stop_if_asked
 from plgen_ddp.store import Manifest, PartWriter, store_of
 
 _log = logging.getLogger(__name__)
@@ -164,7 +165,11 @@ def plan_work(config: Config, dataset: ScoringData, models: Models) -> Plan:
 def score_units(
     config: Config, index: ImageIndex, units: Sequence[np.ndarray], models: Models, advance: Callable[[int], None]
 ) -> RankSummary:
-    """Scores the units and writes a part for each. Calls `advance` with the number of images of each batch."""
+    """Scores the units and writes a part for each. Calls `advance` with the number of images of each batch.
+
+    Raises:
+        StoppedError: between two batches; the parts of finished units are on disk.
+    """
     device = models.proposals.device
     encoder = RegionEncoder(
         models.encoder,
@@ -184,6 +189,7 @@ def score_units(
         for unit in units:
             failures: list[Regions] = []
             for batch in itertools.islice(batches, sampler.batches_in(unit)):
+                stop_if_asked()
                 encoder.add(batch, models.proposals(batch))
                 failures += batch.failures
                 advance(len(batch) + len(batch.failures))
