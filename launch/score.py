@@ -33,6 +33,7 @@ from plgen_ddp.label.plan import LABELLING_REQUIRES, plan_labelling
 from plgen_ddp.options import given
 from plgen_ddp.score.images import units_of_rank
 from plgen_ddp.score.job import (
+    check_any_box,
     check_coverage,
     fetch,
     load_models,
@@ -92,6 +93,8 @@ def score(world: World, config: Config, *, label: bool) -> int:
     if not world.is_main:
         return 0
     failures = check_coverage(config, dataset)
+    if not failures:
+        check_any_box(summaries)
     print_scoring(summaries, failures, config.run.max_failures, plan.stored)
     return len(failures)
 

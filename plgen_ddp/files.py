@@ -39,14 +39,15 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
 
     Args:
         option: the option that named `path`, for messages.
-        inputs: a description and the path of each input. Values that are not paths are ignored.
+        inputs: a description and the path of each input, a file or a folder. Values that are not paths are ignored.
 
     Raises:
-        UserError: `path` is an input, a folder or a device, or its folder cannot be written.
+        UserError: `path` is an input or lies in one, is a folder or a device, or its folder cannot be written.
     """
     for name, used in inputs.items():
-        if isinstance(used, (str, Path)) and path.resolve() == Path(used).resolve():
-            raise UserError(f"{option}: {path} is {name}; choose another name")
+        if isinstance(used, (str, Path)) and path.resolve().is_relative_to(Path(used).resolve()):
+            place = "is" if path.resolve() == Path(used).resolve() else "lies in"
+            raise UserError(f"{option}: {path} {place} {name}; choose another name")
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder")
     if path.exists() and not path.is_file():  # a device such as /dev/stdout: the new file would take its place

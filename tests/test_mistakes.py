@@ -173,6 +173,12 @@ def test_images_to_label_that_will_not_be_scored_are_named_before_scoring(words,
     assert not (tmp_path / "out" / "store").exists()
 
 
+def test_a_run_without_any_box_fails_and_says_so(words, capsys, tmp_path):
+    line = refused(capsys, "score", [*words, "data.limit=2", "detector.min_objectness=0.999999"])
+    assert "none of the 2 images scored has a box; are detector.weights those of detector.config" in line
+    assert not (tmp_path / "out" / "labels.json").exists()
+
+
 def test_the_json_to_label_is_never_written_over(small_dataset, words, capsys):
     dataset = small_dataset(2)
     before = dataset.annotations.read_bytes()

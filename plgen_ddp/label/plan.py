@@ -1,12 +1,14 @@
 """What one labelling needs, read and checked before any work: the JSON, the names, the prompts, the output."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from plgen_ddp.coco import Category, CocoFile
+from plgen_ddp.coco import Category, CocoFile, Image
 from plgen_ddp.config import Config
+from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output
 from plgen_ddp.image_files import dataset_digest
 from plgen_ddp.label.category_embeddings import categories_to_embed
@@ -65,13 +67,15 @@ def plan_labelling(config: Config) -> LabelPlan:
     """Reads what a labelling needs beside the store.
 
     Raises:
-        UserError: a missing option, an unreadable JSON, a name that the JSON lacks or that is given twice.
+        UserError: a missing option, an unreadable JSON, other images than those scored, a name that the JSON lacks or
+            that is given twice.
     """
     coco = _file_to_label(config)
     _output(config, coco)  # before the slower checks
     coco.annotation_keys()  # a mistake in them must show before the work
     vocabulary = read_vocabulary(config).of_json(coco)
     images = coco.images()
+    _check_same_images(config, images)
     extents = {image.id: (image.width, image.height) for image in images}
     image_ids = _images_to_label(config, [image.id for image in images])
     return _plan(config, coco, extents, image_ids, dataset_digest(images), vocabulary, read_templates(config))
@@ -140,6 +144,8 @@ def _output(config: Config, coco: CocoFile) -> Path:
     """
     output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
     inputs = {
+        "the region store": store_of(config).folder,
+        "the folder of the ranks' logs": Path(given(config.run.output), "log"),
         "the JSON to label": coco.path,
         "data.annotations": config.data.annotations,
         "label.vocabulary": config.label.vocabulary,
@@ -161,6 +167,34 @@ def _file_to_label(config: Config) -> CocoFile:
         return CocoFile(recorded, "data.annotations is not set, and the JSON that the store was made from")
     require(config, "data.annotations")
     return CocoFile(given(config.data.annotations), "data.annotations")
+
+
+def _check_same_images(config: Config, images: Sequence[Image]) -> None:
+    """Checks that images of `label.annotations` are those that were scored under the same id.
+
+    Compared where the JSON that was scored is at hand. Names without their folders, which differ between copies of a
+    dataset.
+
+    Raises:
+        UserError: an image of another name or size.
+    """
+    if config.label.annotations is None:
+        return
+    scored = config.data.annotations or store_of(config).manifest().annotations
+    if scored is None or not Path(scored).is_file():
+        return
+    known = {image.id: _name_and_size(image) for image in CocoFile(scored, "data.annotations").images()}
+    for image in images:
+        before, now = known.get(image.id), _name_and_size(image)
+        if before is not None and before != now:
+            raise UserError(
+                f"label.annotations: image {image.id} is {now[1]} x {now[2]} there, {now[0]!r}, and was scored as "
+                f"{before[1]} x {before[2]}, {before[0]!r}: the store was made from other images"
+            )
+
+
+def _name_and_size(image: Image) -> tuple[str, int, int]:
+    return PurePosixPath(image.file_name).name, image.width, image.height
 
 
 def _images_to_label(config: Config, image_ids: list[int]) -> list[int]:

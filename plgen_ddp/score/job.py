@@ -207,6 +207,20 @@ def score_units(
     )
 
 
+def check_any_box(summaries: Sequence[RankSummary]) -> None:
+    """Checks that the images of a run have boxes at all: such weights and settings are wrong.
+
+    Raises:
+        UserError: images were scored, and none has a box.
+    """
+    images = sum(summary.images for summary in summaries)
+    if images and not any(summary.boxes for summary in summaries):
+        raise UserError(
+            f"none of the {images} images scored has a box; are detector.weights those of detector.config, and "
+            "detector.min_objectness low enough? Then score into a new run.output"
+        )
+
+
 def check_coverage(config: Config, dataset: ScoringData) -> list[tuple[int, str, str]]:
     """Checks that every image of the dataset is in exactly one part, and removes what killed writers left.
 

@@ -111,6 +111,14 @@ def _smaller(data: dict[str, Any]) -> None:
         image["width"] = 30
 
 
+def _renamed(data: dict[str, Any]) -> None:
+    data["images"][1]["file_name"] = "another.png"
+
+
+def _larger(data: dict[str, Any]) -> None:
+    data["images"][1]["height"] *= 2
+
+
 OTHER = "label.annotations={folder}/other.json"
 ROWS: dict[str, tuple[Callable[[Labelling], Any], list[str], str]] = {
     "no store": (
@@ -135,6 +143,26 @@ ROWS: dict[str, tuple[Callable[[Labelling], Any], list[str], str]] = {
         lambda made: made.change_json(_smaller, "other.json"),
         [OTHER],
         "image 1 is 30 x 80 there",
+    ),
+    "store of images of other names": (
+        lambda made: made.change_json(_renamed, "other.json"),
+        [OTHER],
+        "label.annotations: image 2 is .* there, 'another.png', and was scored as",
+    ),
+    "store of smaller images": (
+        lambda made: made.change_json(_larger, "other.json"),
+        [OTHER],
+        "label.annotations: image 2 is .* there, .* and was scored as",
+    ),
+    "output in the store": (
+        lambda made: None,
+        ["label.output={folder}/store/manifest.json"],
+        "label.output: .* lies in the region store; choose another name",
+    ),
+    "output among the logs": (
+        lambda made: None,
+        ["label.output={folder}/log/rank-0.txt"],
+        "label.output: .* lies in the folder of the ranks' logs",
     ),
     "store of fewer images": (
         lambda made: made.change_json(lambda data: data["images"].append(data["images"][0] | {"id": 4}), "other.json"),
