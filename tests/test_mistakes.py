@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from commands import REPOSITORY, refused
+from commands import call, REPOSITORY, refused
 from small_datasets import SCENES_JSON, scenes_words, take_scenes
 
 import plgen_ddp.score.mask_rcnn
@@ -174,8 +174,11 @@ def test_images_to_label_that_will_not_be_scored_are_named_before_scoring(words,
 
 
 def test_a_run_without_any_box_fails_and_says_so(words, capsys, tmp_path):
-    line = refused(capsys, "score", [*words, "data.limit=2", "detector.min_objectness=0.999999"])
-    assert "none of the 2 images scored has a box; are detector.weights those of detector.config" in line
+    with pytest.raises(SystemExit) as stopped:
+        call("score", *words, "data.limit=2", "detector.min_objectness=0.999999")
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "none of the 2 images scored has a box; are detector.weights those of detector.config" in last
     assert not (tmp_path / "out" / "labels.json").exists()
 
 
