@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from commands import call, REPOSITORY, refused
+from commands import REPOSITORY, call, refused
 from small_datasets import SCENES_JSON, scenes_words, take_scenes
 
 import plgen_ddp.score.mask_rcnn
