@@ -224,8 +224,9 @@ def test_the_last_move_of_one_pass_is_from_the_proposals_to_the_refined(
 ) -> None:
     before, after = (reference_proposals(*detector, images[0], steps, refine_first=100)[0] for steps in (0, 1))
     found = evidence(images[0], refine_steps=1)
-    # Scaling each axis leaves an IoU as it is.
-    torch.testing.assert_close(found.last_move, box_iou(before, after).diagonal(), atol=1e-5, rtol=0)
+    # Scaling each axis leaves an IoU as it is, but for rounding: float32 coordinates beyond 512 px are 6e-5 px apart,
+    # which moves the IoU of a box of some 10 px by 1e-5 and more.
+    torch.testing.assert_close(found.last_move, box_iou(before, after).diagonal(), atol=3e-5, rtol=0)
     assert found.foreground is not None and ((found.foreground > 0) & (found.foreground < 1)).all()
     assert found.foreground.std() > 0.01
 
