@@ -45,9 +45,12 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
         UserError: `path` is an input or lies in one, is a folder or a device, or its folder cannot be written.
     """
     for name, used in inputs.items():
-        if isinstance(used, (str, Path)) and path.resolve().is_relative_to(Path(used).resolve()):
-            place = "is" if path.resolve() == Path(used).resolve() else "lies in"
-            raise UserError(f"{option}: {path} {place} {name}; choose another name")
+        if not isinstance(used, (str, Path)):
+            continue
+        if path.resolve() == Path(used).resolve():
+            raise UserError(f"{option}: {path} is {name}; choose another name")
+        if not Path(used).is_file() and path.resolve().is_relative_to(Path(used).resolve()):
+            raise UserError(f"{option}: {path} lies in {name}; choose another name")
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder")
     if path.exists() and not path.is_file():  # a device such as /dev/stdout: the new file would take its place

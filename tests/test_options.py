@@ -11,7 +11,7 @@ from plgen_ddp.command_line import command_line, meanings_of
 from plgen_ddp.config import Config, load_config
 from plgen_ddp.options import expected_value, options_of
 
-COMMANDS = sorted(path.stem for path in (REPOSITORY / "launch").glob("*.py") if path.stem != "__init__")
+COMMANDS = sorted(path.stem for path in (REPOSITORY / "launch").glob("*.py") if path.stem[0] != "_")
 HOW = "run the command in plgen_ddp/command_line.py again"
 
 
@@ -36,6 +36,7 @@ def test_every_command_prints_its_version_and_its_options(launchers, name, capsy
         "audit": "LABELS SOURCE",
         "evaluate": "--ground-truth FILE",
         "export": "--output PATH",
+        "make_json": "--output FILE",
         "train_proposals": "`train.steps` (a whole number; default 90000). ",
     }
     assert own.get(name, "`run.workers` (a whole number; default 2). ") in options
