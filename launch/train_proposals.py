@@ -23,7 +23,7 @@ from plgen_ddp.options import given, load_structured
 from plgen_ddp.train.checkpoints import open_output
 from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
 from plgen_ddp.train.data import read_training_data
-from plgen_ddp.train.detector import fetch_initial_weights, learns_masks
+from plgen_ddp.train.detector import find_initial_weights, learns_masks
 from plgen_ddp.train.recall import print_recall
 from plgen_ddp.train.trainer import train
 from plgen_ddp.train.weights import export_weights
@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
             with rank_log(Path(given(config.run.output), "log")):
                 with_masks = world.from_main(lambda: learns_masks(config))
                 data = world.once_a_node(lambda: read_training_data(config, with_masks=with_masks))
-                weights = world.once_a_node(lambda: fetch_initial_weights(config))
+                weights = world.once_a_node(lambda: find_initial_weights(config))
                 world.from_main(lambda: open_output(config, data, weights))
                 if world.is_main:
                     print_line(f"learning {data.summary()}")

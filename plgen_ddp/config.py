@@ -49,8 +49,8 @@ class DetectorConfig:
     it; labelling alone does not."""
 
     weights: str | None = None
-    """The detector's checkpoint: a .pth file, or a URL that detectron2 can read. Scoring needs it; labelling alone does
-    not."""
+    """The detector's checkpoint: a file of tensors (.pth, .safetensors). URLs are not read. Scoring needs it; labelling
+    alone does not."""
 
     precision: str = "auto"
     """Arithmetic of the detector's large matrix products: fp32, bf16, fp16 or auto. auto: fp16 on CUDA, bf16 on CPUs
@@ -104,10 +104,14 @@ class ClipConfig:
     """The encoder of the crops and of the prompts."""
 
     model: str = "ViT-B/32"
-    """An encoder of OpenAI's module: a name of `clip.available_models()`, downloaded once per node, or a weights file.
-    Or one of open_clip, SigLIP included (extra `open-clip`): `open_clip:MODEL/TAG` with a TAG of its pretrained
-    weights, `open_clip:MODEL` with `clip.weights`, or `open_clip:local-dir:FOLDER` with an open_clip_config.json in
-    FOLDER."""
+    """An encoder of OpenAI's module: a name of `clip.available_models()`, downloaded once into ~/.cache/clip, or a file
+    with a state dict (.safetensors, .pt); TorchScript archives: see `clip.allow_torchscript`. Or one of open_clip,
+    SigLIP included (extra `open-clip`): `open_clip:MODEL/TAG` with a TAG of its pretrained weights, `open_clip:MODEL`
+    with `clip.weights`, or `open_clip:local-dir:FOLDER` with an open_clip_config.json in FOLDER."""
+
+    allow_torchscript: bool = decides_nothing(False)
+    """Whether `clip.model` may be any TorchScript archive. Loading one runs the code in it, so by default only OpenAI's
+    own files are loaded, known by their published SHA-256. launch/convert_clip.py makes a state dict of one."""
 
     # Their contents are in the encoder's identity.
     weights: str | None = file_option(optional=True, decides=False)
@@ -119,8 +123,8 @@ class ClipConfig:
     the model's own, which may be downloaded."""
 
     activation: str = decides_nothing("auto")  # what it resolves to is in the encoder's identity
-    """Activation of a weights file for OpenAI's module: quick_gelu, gelu or auto. auto: what the code in a TorchScript
-    file says. A state dict does not say it; it is run as quick_gelu, with a warning."""
+    """Activation of a weights file for OpenAI's module: quick_gelu, gelu or auto. auto: what the file says, if it is a
+    TorchScript archive or launch/convert_clip.py made it. Other files are run as quick_gelu, with a warning."""
 
     precision: str = "auto"
     """Arithmetic of the encoder's matrix products while scoring: fp32, bf16, fp16 or auto. auto: fp16 on CUDA, bf16 on

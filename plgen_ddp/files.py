@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from plgen_ddp.errors import UserError
 
@@ -62,10 +63,15 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The SHA-256 of what is left to read of an open file, hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 22):
+        digest.update(block)
     return digest.hexdigest()
 
 

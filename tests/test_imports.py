@@ -33,6 +33,7 @@ IMPORTERS = {
     "torch.distributed": {"world.py"},
     "detectron2": {
         "score/mask_rcnn.py",
+        "train/checkpoints.py",
         "train/detector.py",
         "train/images.py",
         "train/trainer.py",
@@ -47,7 +48,7 @@ IMPORTERS = {
         "benchmark/timed_reference.py",
         "benchmark/seeded_models/clip_model.py",
     },
-    "open_clip": {"encoders/open_clip.py"},
+    "open_clip": {"encoders/open_clip.py", "encoders/open_clip_weights.py"},
     "sklearn": {"label/logistic.py"},
     "matplotlib": {"report/curves.py"},
 }

@@ -93,7 +93,7 @@ def test_a_pickle_is_refused_and_never_run(words, capsys, tmp_path):
         torch.save({"model": Harm()}, tmp_path / name)
         assert "detector.weights" in refused(capsys, "score", [*words, f"detector.weights={tmp_path / name}"])
     torch.save({"state": Harm()}, tmp_path / "clip.pt")
-    assert "is not a CLIP checkpoint" in refused(capsys, "score", [*words, f"clip.model={tmp_path / 'clip.pt'}"])
+    assert "is not a checkpoint of tensors" in refused(capsys, "score", [*words, f"clip.model={tmp_path / 'clip.pt'}"])
     assert not (tmp_path / "harmed").exists()
 
 

@@ -34,6 +34,7 @@ def test_every_command_prints_its_version_and_its_options(launchers, name, capsy
     options = printed(launchers[name].main, ["--options"], capsys)
     own = {
         "audit": "LABELS SOURCE",
+        "convert_clip": "--output FILE",
         "evaluate": "--ground-truth FILE",
         "export": "--output PATH",
         "make_json": "--output FILE",

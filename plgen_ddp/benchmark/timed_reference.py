@@ -26,9 +26,12 @@ from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.console import one_line_errors
 from plgen_ddp.device import peak_gpu_memory, peak_memory, prepare_device
+from plgen_ddp.encoders.clip_weights import read_clip_weights
+from plgen_ddp.encoders.openai_clip import find_clip, published_digests
 from plgen_ddp.image_files import ImageIndex, index_images
 from plgen_ddp.options import given
 from plgen_ddp.processor import available_cores
+from plgen_ddp.score.detector_weights import load_detector_weights, read_detector_weights
 from plgen_ddp.score.job import scoring_requires
 from plgen_ddp.score.timing import StageClock
 
@@ -93,7 +96,6 @@ class _Recipe:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         import clip
-        from detectron2.checkpoint import DetectionCheckpointer
         from detectron2.config import get_cfg
         from detectron2.modeling import build_model
 
@@ -101,10 +103,15 @@ class _Recipe:
         self._cfg.merge_from_file(config.detector.config, allow_unsafe=False)
         self._cfg.MODEL.DEVICE = str(device)
         self._detector = build_model(self._cfg).eval()
-        DetectionCheckpointer(self._detector).load(config.detector.weights)
+        weights = Path(given(config.detector.weights))
+        load_detector_weights(self._detector, read_detector_weights(weights)[0], weights)
         self._clip: Any
         self._preprocess: Callable[[Image.Image], Tensor]
-        self._clip, self._preprocess = clip.load(config.clip.model, device=device)
+        read = read_clip_weights(find_clip(config.clip), published_digests(), config.clip.allow_torchscript)
+        self._clip = clip.model.build_model(read.state).to(device)
+        if device.type == "cpu":
+            self._clip.float()  # as clip.load does
+        self._preprocess = clip.clip._transform(self._clip.visual.input_resolution)
         self.laps = _Laps(StageClock(device))
         self.laps.follow(self._detector, self._clip)
 

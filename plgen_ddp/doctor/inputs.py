@@ -124,6 +124,6 @@ def _build_detector(config: Config) -> str:
             raise
         raise UserError("detectron2 is not installed; `make setup` installs it") from None
     cfg = mask_rcnn.read_detector_config(Path(given(config.detector.config)), config.detector)
-    weights = mask_rcnn.fetch_weights(given(config.detector.weights))
+    weights = mask_rcnn.find_weights(given(config.detector.weights))
     mask_rcnn.MaskRcnn(cfg, weights, config.detector, torch.device("cpu"))
     return f"{weights} fits {config.detector.config}"

@@ -5,13 +5,12 @@ Preprocessing, activation, tokenizer, context length and the rule from cosine to
 
 import json
 import logging
-import urllib.error
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -27,12 +26,14 @@ from plgen_ddp.errors import UserError, one_line, suggestion
 from plgen_ddp.files import file_sha256
 from plgen_ddp.options import deciding
 from plgen_ddp.records import Similarity
+from plgen_ddp.weight_files import refuse_url
 
 try:
     import open_clip
     from open_clip.tokenizer import get_clean_fn
     from open_clip.transformer import TextTransformer, text_global_pool
-    from safetensors import SafetensorError
+
+    from plgen_ddp.encoders.open_clip_weights import download_tag, load_weights
 except ImportError as error:
     raise UserError(
         f"clip.model: open_clip: models need the package open_clip ({one_line(error)}): "
@@ -46,18 +47,6 @@ _WEIGHTS_IN_FOLDER = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
-)
-# What open_clip and torch raise for a file that is damaged or another model's.
-_NOT_THE_MODELS = (
-    RuntimeError,
-    KeyError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    StopIteration,
-    UnpicklingError,
-    EOFError,
 )
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
@@ -101,6 +90,7 @@ def fetch_open_clip(options: ClipConfig) -> Path:
     model = _parse(options.model)
     _tokenizer(options, model)
     if options.weights is not None:
+        refuse_url(options.weights, "clip.weights")
         weights = Path(options.weights)
         if not weights.is_file():
             raise UserError(f"clip.weights: no file at {weights}")
@@ -111,14 +101,8 @@ def fetch_open_clip(options: ClipConfig) -> Path:
     if model.tag is None:
         known = f", or a TAG: clip.model={options.model}/TAG with one of {', '.join(tags)}" if tags else ""
         raise UserError(f"clip.model: {options.model} has no weights; add clip.weights=FILE{known}")
-    try:
-        with _quiet():
-            return Path(open_clip.download_pretrained(model.tag_config))
-    except (OSError, RuntimeError, ValueError, urllib.error.URLError) as error:
-        raise UserError(
-            f"clip.model: cannot download the weights of {options.model}: {one_line(error)}; "
-            "clip.weights=FILE takes a file that you have"
-        ) from None
+    with _quiet():
+        return download_tag(options.model, model.tag_config)
 
 
 def check_prompts(options: ClipConfig, prompts: Sequence[str]) -> None:
@@ -143,12 +127,11 @@ class OpenClipModel:
             UserError: the weights are not the model's, or its preprocessing is none that stage 1 can reproduce.
         """
         self._options = options
-        self._weights = weights
         self._device = device
         self.precision = precision
         self._source = _parse(options.model)
         self._tokenizer = _tokenizer(options, self._source)
-        model = _load(self._source, weights)
+        model, self._digest = _load(self._source, weights)
         self.preprocessing = _preprocessing(self._source, model.visual.preprocess_cfg)
         # Read before the cast: bfloat16 would move a learned bias of -16 by 0.06.
         self.similarity = _similarity(model)
@@ -174,7 +157,7 @@ class OpenClipModel:
             "open_clip": self._source.name if self._source.folder is None else self._source.config,
             "quick_gelu": self._source.quick_gelu,
             "preprocessing": asdict(self.preprocessing),
-            "weights": file_sha256(self._weights),
+            "weights": self._digest,
             "tokenizer": None if tokenizer is None else file_sha256(tokenizer),
             "precision": self.precision,
         }
@@ -277,7 +260,8 @@ def _weights_in(folder: Path) -> Path:
     return others[0]
 
 
-def _load(source: _Model, weights: Path) -> Any:
+def _load(source: _Model, weights: Path) -> tuple[Any, str]:
+    """The model, and the SHA-256 of the weights in it."""
     try:
         with _quiet():
             model = open_clip.create_model(
@@ -285,14 +269,9 @@ def _load(source: _Model, weights: Path) -> Any:
             )
     except (ImportError, OSError, RuntimeError, KeyError, ValueError, TypeError, AssertionError) as error:
         raise UserError(f"clip.model: open_clip cannot build {source.name}: {one_line(error)}") from None
-    try:
-        with _quiet():
-            open_clip.load_checkpoint(model, str(weights), weights_only=True)
-    except SafetensorError as error:
-        raise UserError(f"clip.weights: {weights} is not a safetensors file: {one_line(error)}") from None
-    except _NOT_THE_MODELS as error:
-        raise UserError(f"clip.weights: {weights} does not hold {source.name}: {one_line(error)}") from None
-    return model.eval().requires_grad_(False)
+    with _quiet():
+        digest = load_weights(model, weights, source.name)
+    return model.eval().requires_grad_(False), digest
 
 
 def _preprocessing(source: _Model, fallback: dict[str, Any]) -> Preprocessing:
@@ -330,6 +309,8 @@ def _preprocessing(source: _Model, fallback: dict[str, Any]) -> Preprocessing:
     mean, std = (
         (value,) * 3 if isinstance(value, (int, float)) else tuple(value) for value in (given["mean"], given["std"])
     )
+    if not all(map(math.isfinite, (*mean, *std))) or not all(value > 0 for value in std):
+        raise UserError(f"clip.model: {source.name} normalises by mean {mean} and std {std}; std must be positive")
     return Preprocessing(height, resize, interpolation, mean, std)  # type: ignore[arg-type]
 
 

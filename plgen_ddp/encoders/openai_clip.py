@@ -1,11 +1,8 @@
 """OpenAI's CLIP, by name or file: crops and prompts to unit-length embeddings. Stage 1's only importer of clip."""
 
-import urllib.error
 import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,13 +12,15 @@ from torch.nn import functional
 from plgen_ddp.config import ClipConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.device import DTYPES
+from plgen_ddp.encoders.clip_weights import check_clip_file, read_clip_weights
 from plgen_ddp.encoders.crop_encoder import CropEncoder
+from plgen_ddp.encoders.download import download
 from plgen_ddp.encoders.encoder import Preprocessing, causal_length, filled_up, too_long
 from plgen_ddp.encoders.vision_transformer import attention, class_token, prepare_tower
 from plgen_ddp.errors import UserError, first_sentence, one_line, suggestion
-from plgen_ddp.files import file_sha256
 from plgen_ddp.options import deciding
 from plgen_ddp.records import Similarity
+from plgen_ddp.weight_files import refuse_url
 
 try:
     with warnings.catch_warnings():
@@ -40,27 +39,14 @@ _STD_RGB = (0.26862954, 0.26130258, 0.27577711)
 
 
 def fetch_clip(options: ClipConfig) -> Path:
-    """The local weights file of `clip.model`; a name is downloaded into ~/.cache/clip, checked against its SHA-256.
-
-    Prints a line where the file's activation is a guess (see `activation_of`).
+    """The file of `find_clip`. Prints a line where its activation is a guess.
 
     Raises:
-        UserError: neither a known name nor a file, or a download that failed.
+        UserError: what `find_clip` raises, or an archive of TorchScript that may not be loaded.
     """
-    model, names = options.model, clip.available_models()
-    if model in names:
-        cache = Path.home() / ".cache" / "clip"
-        try:
-            return Path(clip.clip._download(clip.clip._MODELS[model], str(cache)))
-        except (OSError, RuntimeError, urllib.error.URLError) as error:
-            raise UserError(f"clip.model: cannot download {model} to {cache}: {error}") from None
-    weights = Path(model)
-    if not weights.is_file():
-        raise UserError(
-            f"clip.model: {model!r} is neither a file nor one of {', '.join(names)}, nor open_clip:MODEL"
-            f"{suggestion(model, names)}"
-        )
-    if activation_of(options, weights) is None:
+    weights = find_clip(options)
+    said = check_clip_file(weights, published_digests(), options.allow_torchscript)
+    if options.activation == "auto" and said is None:
         print_line(
             f"warning: clip.model: {weights} does not say its activation, and is run with OpenAI's QuickGELU; "
             "clip.activation=quick_gelu confirms it, clip.activation=gelu is for models that were trained with GELU",
@@ -69,22 +55,34 @@ def fetch_clip(options: ClipConfig) -> Path:
     return weights
 
 
-def activation_of(options: ClipConfig, weights: Path) -> str | None:
-    """quick_gelu or gelu, from `clip.activation` or from the code in a TorchScript file; None: nothing says it.
+def find_clip(options: ClipConfig) -> Path:
+    """The local file of `clip.model`; a name is downloaded into ~/.cache/clip, checked against its SHA-256.
 
-    A state dict holds no activation. OpenAI's own files are TorchScript archives, which hold the model's code: their
-    QuickGELU computes a sigmoid. The right weights with the other activation still run, and give poor embeddings.
+    Raises:
+        UserError: neither a known name nor a file, or a download that failed.
     """
-    if options.activation != "auto":
-        return options.activation
-    try:
-        with zipfile.ZipFile(weights) as archive:
-            code = [archive.read(name) for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
-    except (OSError, zipfile.BadZipFile):
-        return None
-    if any(b"torch.gelu(" in text for text in code):
-        return "gelu"
-    return "quick_gelu" if any(b"torch.sigmoid(" in text for text in code) else None
+    model, urls = options.model, clip.clip._MODELS
+    if model in urls:
+        # clip's own name for it: what an earlier version or another tool has downloaded is used.
+        target = Path.home() / ".cache" / "clip" / urls[model].rsplit("/", 1)[-1]
+        return download(urls[model], target, _digest_in(urls[model]), "clip.model")
+    refuse_url(model, "clip.model")
+    if not Path(model).is_file():
+        raise UserError(
+            f"clip.model: {model!r} is neither a file nor one of {', '.join(urls)}, nor open_clip:MODEL"
+            f"{suggestion(model, urls)}"
+        )
+    return Path(model)
+
+
+def published_digests() -> frozenset[str]:
+    """The SHA-256 of OpenAI's files, which are archives of TorchScript."""
+    return frozenset(map(_digest_in, clip.clip._MODELS.values()))
+
+
+def _digest_in(url: str) -> str:
+    """OpenAI's URLs have the file's SHA-256 as their last folder."""
+    return str(url.rsplit("/", 2)[-2])
 
 
 def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
@@ -113,22 +111,22 @@ class ClipModel:
             UserError: the file is no CLIP checkpoint.
         """
         self._options = options
-        self._weights = weights
         self._device = device
-        self._activation = activation_of(options, weights) or "quick_gelu"
         self.precision = precision
         dtype = DTYPES[precision]
+        read = read_clip_weights(weights, published_digests(), options.allow_torchscript)
+        self._digest = read.sha256
+        # The right weights with the other activation still run, and give poor embeddings.
+        self._activation = options.activation if options.activation != "auto" else read.activation or "quick_gelu"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                # On the CPU clip gives float32, whatever the file holds: the start for each of the precisions.
-                model, _ = clip.load(str(weights), device="cpu")
-        except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, UnpicklingError, EOFError) as error:
+            # float32, whatever the file holds, is the start for each of the precisions.
+            model = clip.model.build_model(dict(read.state)).float()
+        except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, IndexError, AssertionError) as error:
             raise UserError(
                 f"clip.model: {weights} is not a CLIP checkpoint as OpenAI's module reads it: {first_sentence(error)}; "
                 "one that open_clip wrote is clip.model=open_clip:MODEL clip.weights=FILE"
             ) from None
-        model.eval().requires_grad_(False)
+        model.requires_grad_(False)
         if self._activation == "gelu":
             _use_gelu(model)
         if isinstance(model.visual, VisionTransformer):
@@ -151,7 +149,7 @@ class ClipModel:
         given = deciding(self._options)
         del given["model"]
         return given | {
-            "weights": file_sha256(self._weights),
+            "weights": self._digest,
             "activation": self._activation,
             "precision": self.precision,
         }

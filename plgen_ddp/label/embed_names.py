@@ -114,15 +114,22 @@ def _load_text_encoder(config: Config, manifest: Manifest | None) -> Callable[[S
 
     options = config.clip
     weights = fetch_encoder(options)
-    if manifest is not None and file_sha256(weights) != (expected := manifest.identity["clip"]["weights"]):
-        raise UserError(
-            f"clip.model: {options.model} is not the model that made this store "
-            f"(its weights have SHA-256 {expected[:12]}...)"
-        )
+    if manifest is not None:
+        _check_digest(options.model, file_sha256(weights), manifest)
     # A rank scores on one thread, and is alone now. Text embeddings keep their bits on several: a test holds it.
     torch.set_num_threads(available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() and config.run.device != "cpu" else "cpu")
     encoder = load_encoder(options, weights, device, options.text_precision)
+    if manifest is not None:
+        _check_digest(options.model, encoder.identity()["weights"], manifest)  # of the bytes that were loaded
     if manifest is not None and encoder.identity().get("tokenizer") != manifest.identity["clip"].get("tokenizer"):
         raise UserError(f"clip.tokenizer: {options.tokenizer} is not the tokenizer of this store")
     return lambda texts: encoder.encode_texts(texts).cpu().numpy()
+
+
+def _check_digest(model: str, digest: str, manifest: Manifest) -> None:
+    expected = manifest.identity["clip"]["weights"]
+    if digest != expected:
+        raise UserError(
+            f"clip.model: {model} is not the model that made this store (its weights have SHA-256 {expected[:12]}...)"
+        )

@@ -85,7 +85,7 @@ def read_dataset(config: Config) -> ScoringData:
 
 def fetch(config: Config) -> Weights:
     """The weight files; those given by name or URL are downloaded into a cache."""
-    proposals = _box_file(config) or _mask_rcnn().fetch_weights(given(config.detector.weights))
+    proposals = _box_file(config) or _mask_rcnn().find_weights(given(config.detector.weights))
     return Weights(proposals, fetch_encoder(config.clip))
 
 

@@ -24,10 +24,10 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -36,19 +36,19 @@ from yaml import YAMLError
 
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.device import DTYPES, resolve_precision
-from plgen_ddp.errors import UserError, first_sentence, one_line
-from plgen_ddp.files import file_sha256
+from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.options import deciding
 from plgen_ddp.score.agreement import agreement, box_iou
+from plgen_ddp.score.detector_weights import load_detector_weights, read_detector_weights
 from plgen_ddp.score.half_precision import prepare_half_precision
 from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import resize_images
 from plgen_ddp.score.timing import stage
+from plgen_ddp.weight_files import refuse_url
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # detectron2 scripts functions at import, which newer torch deprecates
-    from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import CfgNode, get_cfg
     from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.layers import FrozenBatchNorm2d
@@ -56,14 +56,19 @@ with warnings.catch_warnings():
     from detectron2.modeling.proposal_generator import RPN
     from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, RROIHeads, StandardROIHeads
     from detectron2.structures import Boxes, ImageList, Instances
-    from detectron2.utils.file_io import PathManager
 
 # Two things of detectron2 that newer torch speaks of at run time, once in every rank, and no user can mend.
 warnings.filterwarnings("ignore", message="torch.meshgrid")
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
-# detectron2 reads URLs and its own prefixes; anything else is a file.
-_REMOTE = ("http://", "https://", "detectron2://")
+
+class _LocalCfg(CfgNode):  # type: ignore[misc]
+    """detectron2's configuration, whose `_BASE_` names files of this machine; its own also downloads."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> Any:
+        refuse_url(filename, "detector.config: _BASE_")
+        return Path(filename).open(encoding="utf-8")
 
 
 def read_detector_config(path: Path, options: DetectorConfig | None = None) -> CfgNode:
@@ -75,10 +80,12 @@ def read_detector_config(path: Path, options: DetectorConfig | None = None) -> C
     Raises:
         UserError: not readable, an unknown key, Python objects in the YAML, not a two-stage detector with one class.
     """
-    cfg = get_cfg()
+    cfg = _LocalCfg(get_cfg())
     try:
         # detectron2 warns and falls back to unsafe YAML by default.
         cfg.merge_from_file(str(path), allow_unsafe=False)
+    except UserError:
+        raise
     except (YAMLError, KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
         raise UserError(f"detector.config: {path} is not a detectron2 config: {one_line(error)}") from None
     model = cfg.MODEL
@@ -91,7 +98,38 @@ def read_detector_config(path: Path, options: DetectorConfig | None = None) -> C
             raise UserError(
                 f"detector.config: MODEL.{key} of {path} is {value!r}; a class-agnostic detector has {wanted!r}"
             )
+    _check_numbers(cfg, path)
     return with_rpn_options(cfg, options) if options else cfg
+
+
+def _check_numbers(cfg: CfgNode, path: Path) -> None:
+    """Checks that no number is NaN or infinite, and that pixels can be normalised: else no image has a box.
+
+    Raises:
+        UserError: with the key and its value.
+    """
+    for key, value in _leaves(cfg, ""):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"detector.config: {key} of {path} is {value}; give a finite number")
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    numbers = all(isinstance(value, (int, float)) for value in (*mean, *std))
+    if not numbers or len(mean) != len(std) or not all(value > 0 for value in std):
+        raise UserError(
+            f"detector.config: MODEL.PIXEL_MEAN and PIXEL_STD of {path} are {list(mean)} and {list(std)}; give a "
+            "number for each colour, and positive ones for PIXEL_STD"
+        )
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every value below a setting, with its dotted key."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _leaves(inner, key)
+    else:
+        yield key, value
 
 
 def with_rpn_options(cfg: CfgNode, options: DetectorConfig) -> CfgNode:
@@ -102,28 +140,15 @@ def with_rpn_options(cfg: CfgNode, options: DetectorConfig) -> CfgNode:
     return cfg
 
 
-def fetch_weights(weights: str) -> Path:
-    """The local file of `detector.weights`; a URL is downloaded into detectron2's cache.
+def find_weights(weights: str) -> Path:
+    """The file of `detector.weights`, which is read once to see that it holds a detector.
 
     Raises:
-        UserError: no such file, a download that failed, or no checkpoint of tensors.
+        UserError: a URL, no such file, or no checkpoint of tensors.
     """
-    if weights.startswith(_REMOTE):
-        try:
-            path = Path(PathManager.get_local_path(weights))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"detector.weights: cannot download {weights}: {one_line(error)}") from None
-    else:
-        path = Path(weights)
-        if not path.is_file():
-            raise UserError(f"detector.weights: no file at {weights}")
-    if path.suffix == ".pkl":
-        raise UserError(
-            f"detector.weights: {path} is a pickle, which can run code when it is read; "
-            "load it in detectron2 and save the model's state_dict with torch.save as .pth"
-        )
-    _read_state_dict(path)
-    return path
+    refuse_url(weights, "detector.weights")
+    read_detector_weights(Path(weights))
+    return Path(weights)
 
 
 class RefinedBoxes(NamedTuple):
@@ -145,7 +170,7 @@ class MaskRcnn:
     def __init__(
         self, cfg: CfgNode, weights: Path | dict[str, Tensor], options: DetectorConfig, device: torch.device
     ) -> None:
-        """Builds the model that `cfg` describes and loads `weights`: a file (from `fetch_weights`) or a state dict.
+        """Builds the model that `cfg` describes and loads `weights`: a file (from `find_weights`) or a state dict.
 
         Raises:
             UserError: the weights are not those of this configuration.
@@ -154,7 +179,7 @@ class MaskRcnn:
         model = {key: value for key, value in cfg.MODEL.items() if key not in ("DEVICE", "WEIGHTS")}
         described = json.dumps([model, cfg.INPUT], sort_keys=True, default=str)
         self._config_digest = hashlib.sha256(described.encode()).hexdigest()
-        self._weights = weights
+        self._weights_digest: str | None = None
         cfg = cfg.clone()
         cfg.MODEL.DEVICE = str(device)
         self._cfg = cfg
@@ -164,7 +189,8 @@ class MaskRcnn:
         with quiet_detectron2():
             self.model: Any = build_model(cfg).eval()
             if isinstance(weights, Path):
-                _load_weights(self.model, weights)
+                state, self._weights_digest = read_detector_weights(weights)
+                load_detector_weights(self.model, state, weights)
             else:
                 self.model.load_state_dict(weights)
         self.model.requires_grad_(False)
@@ -179,10 +205,10 @@ class MaskRcnn:
 
     def identity(self) -> dict[str, Any]:
         """What decides the boxes: the options of `detector`, config and weights by content."""
-        assert isinstance(self._weights, Path), "only weights from a file have an identity"
+        assert self._weights_digest is not None, "only weights from a file have an identity"
         return deciding(self._options) | {
             "config": self._config_digest,
-            "weights": file_sha256(self._weights),
+            "weights": self._weights_digest,
             "precision": self.precision,
         }
 
@@ -353,43 +379,6 @@ def _box_passes(
         (functools.partial(predict, head, predictor), predictor)
         for head, predictor in zip(heads, predictors, strict=True)
     ]
-
-
-class SafeCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, which reads tensors and plain containers only: a checkpoint cannot run code."""
-
-    def _torch_load(self, f: str) -> Any:
-        return torch.load(f, map_location="cpu", weights_only=True)
-
-
-def _load_weights(model: nn.Module, weights: Path) -> None:
-    # Compared before loading: detectron2 only logs what does not fit and goes on with random weights.
-    given, own = _read_state_dict(weights), model.state_dict()
-    needed = [name for name in own if not name.startswith(("pixel_", "roi_heads.mask_", "roi_heads.keypoint_"))]
-    missing = [name for name in needed if not isinstance(given.get(name), Tensor)]
-    if missing:
-        raise UserError(
-            f"detector.weights: {weights} lacks {len(missing)} of the {len(needed)} tensors of detector.config, "
-            f"the first is {missing[0]}"
-        )
-    wrong = [name for name in needed if given[name].shape != own[name].shape]
-    if wrong:
-        raise UserError(
-            f"detector.weights: {wrong[0]} of {weights} has shape {tuple(given[wrong[0]].shape)}, "
-            f"detector.config needs {tuple(own[wrong[0]].shape)} ({len(wrong)} tensors differ)"
-        )
-    SafeCheckpointer(model).load(str(weights))
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"detector.weights: {path} is not a checkpoint of tensors: {first_sentence(error)}") from None
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not any(str(name).startswith("proposal_generator.") for name in state):
-        raise UserError(f"detector.weights: {path} holds no detectron2 detector: no proposal_generator.* tensors in it")
-    return state
 
 
 @contextlib.contextmanager

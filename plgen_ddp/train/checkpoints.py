@@ -1,16 +1,20 @@
 """What a training starts from and goes on from: initial weights, its checkpoints, and the options it began with."""
 
 import json
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
-from plgen_ddp.errors import UserError, first_sentence, one_line
+from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256, write_atomically
 from plgen_ddp.options import given
-from plgen_ddp.score.mask_rcnn import SafeCheckpointer
 from plgen_ddp.train.config import ProposalTrainingConfig
 from plgen_ddp.train.data import TrainingData
+from plgen_ddp.weight_files import WeightFile, check_finite
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # as in plgen_ddp.score.mask_rcnn
+    from detectron2.checkpoint import DetectionCheckpointer
 
 
 def open_output(config: ProposalTrainingConfig, data: TrainingData, weights: Path | None) -> None:
@@ -50,8 +54,8 @@ def training_identity(config: ProposalTrainingConfig, data: TrainingData, weight
     }
 
 
-class TrainingCheckpointer(SafeCheckpointer):
-    """detectron2's checkpointer; where that one only logs what does not fit, this one raises."""
+class TrainingCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
+    """detectron2's checkpointer, which reads files by `WeightFile` and raises where that one only logs a misfit."""
 
     def start_from(self, weights: Path) -> None:
         """Loads initial weights: every tensor of the backbone, and of the other tensors those that the file has.
@@ -60,8 +64,7 @@ class TrainingCheckpointer(SafeCheckpointer):
             UserError: no checkpoint of tensors, a tensor of another shape, or one of the backbone is not in it.
         """
         with_fpn = any(name.startswith("backbone.bottom_up.") for name in self.model.state_dict())
-        self._option = f"detector.weights: {weights}"
-        self._required = "backbone.bottom_up." if with_fpn else "backbone."
+        self._option, self._required = "detector.weights", "backbone.bottom_up." if with_fpn else "backbone."
         self.load(str(weights), checkpointables=[])
 
     def resume(self, checkpoint: str) -> None:
@@ -72,67 +75,61 @@ class TrainingCheckpointer(SafeCheckpointer):
         """
         if not Path(checkpoint).is_file():
             raise UserError(f"run.output: no file at {checkpoint}; the folder must be one that every node sees")
-        self._option, self._required = f"run.output: {checkpoint}", ""
+        self._option, self._required = "run.output", ""
         self.load(checkpoint)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Loads the file at `path` itself: detectron2's own takes what follows a `?` away and reads another one."""
+        self._file = f"{self._option}: {path}"
+        with WeightFile(Path(path), self._option) as file:
+            checkpoint = _in_layout(file.read())
+        if not isinstance(checkpoint.get("model"), dict):
+            raise UserError(f"{self._file} is not a checkpoint: it holds no model")
+        check_finite(checkpoint["model"], self._file)
+        try:
+            incompatible = self._load_model(checkpoint)
+        except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, AssertionError) as error:
+            raise UserError(f"{self._file} does not fit detector.config: {one_line(error)}") from None
+        self._log_incompatible_keys(incompatible)
+        for name in self.checkpointables if checkpointables is None else checkpointables:
+            if name in checkpoint:
+                self.checkpointables[name].load_state_dict(checkpoint.pop(name))
+        return checkpoint
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the newest checkpoint, once it is complete; a kill leaves the old name or the new one."""
         write_atomically(Path(self.save_dir) / "last_checkpoint", iter([last_filename_basename.encode()]))
 
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            loaded = _read_arrays(filename) if filename.endswith(".pkl") else super()._load_file(filename)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{self._option} is not a checkpoint of tensors: {first_sentence(error)}") from None
-        if not isinstance(loaded.get("model"), dict):
-            raise UserError(f"{self._option} is not a checkpoint: it holds no model")
-        return loaded
-
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         if incompatible.incorrect_shapes:
             name, found, own = incompatible.incorrect_shapes[0]
             raise UserError(
-                f"{self._option} does not fit detector.config: {name} has shape {found}, needed is {own} "
+                f"{self._file} does not fit detector.config: {name} has shape {found}, needed is {own} "
                 f"({len(incompatible.incorrect_shapes)} tensors differ)"
             )
         missing = [name for name in incompatible.missing_keys if name.startswith(self._required)]
         if missing:
             raise UserError(
-                f"{self._option} lacks {len(missing)} tensors that detector.config needs, the first is {missing[0]}"
+                f"{self._file} lacks {len(missing)} tensors that detector.config needs, the first is {missing[0]}"
             )
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads NumPy arrays in plain containers and nothing else: a pickle could otherwise run any code."""
+def _in_layout(content: Any) -> dict[str, Any]:
+    """What a file holds, in the layout of detectron2's checkpoints.
 
-    _KNOWN = frozenset(
-        {
-            ("collections", "OrderedDict"),
-            ("_codecs", "encode"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "scalar"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._KNOWN:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, and only arrays are read from a pickle")
-        return super().find_class(module, name)
-
-
-def _read_arrays(filename: str) -> dict[str, Any]:
-    """A .pkl of weights in one of the layouts that detectron2 knows: its own, Detectron's, Caffe2's."""
-    with Path(filename).open("rb") as file:
-        data = _ArrayUnpickler(file, encoding="latin1").load()
-    if not isinstance(data, dict):
-        raise ValueError("no mapping of names to arrays")
-    if "model" in data and "__author__" in data:
-        return data
-    arrays = {name: value for name, value in data.get("blobs", data).items() if not name.endswith("_momentum")}
+    Files with an author hold names that detectron2 has to match, and so do those of Detectron and Caffe2, which hold
+    their arrays alone, with Caffe2's names.
+    """
+    if not isinstance(content, dict):
+        return {}
+    if "model" in content:
+        return content
+    arrays = content.get("blobs", content)
+    if not isinstance(arrays, dict):
+        return {}
+    if any("." in str(name) for name in arrays):  # a state dict; Caffe2's names have no dots
+        return {"model": arrays}
+    arrays = {name: value for name, value in arrays.items() if not str(name).endswith("_momentum")}
     return {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
 
 

@@ -52,8 +52,8 @@ class InitialDetectorConfig:
     it."""
 
     weights: str | None = None
-    """Where training starts: a .pth file of tensors or a .pkl file of arrays (detectron2's ImageNet backbones), or a
-    URL that detectron2 can read. The file must hold every tensor of the backbone. null: random weights."""
+    """Where training starts: a file of tensors (.pth, .safetensors) or of arrays (.pkl, detectron2's ImageNet
+    backbones). It must hold every tensor of the backbone. URLs are not read. null: random weights."""
 
 
 @dataclass(frozen=True)

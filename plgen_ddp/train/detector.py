@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.errors import UserError
 from plgen_ddp.score.mask_rcnn import quiet_detectron2, read_detector_config
 from plgen_ddp.train.checkpoints import TrainingCheckpointer
 from plgen_ddp.train.config import ProposalTrainingConfig, TrainConfig
+from plgen_ddp.weight_files import refuse_url
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # as in plgen_ddp.score.mask_rcnn
@@ -19,7 +20,9 @@ with warnings.catch_warnings():
     from detectron2.solver import build_optimizer as build_sgd
     from detectron2.solver import get_default_optimizer_params
     from detectron2.solver.build import maybe_add_gradient_clipping
-    from detectron2.utils.file_io import PathManager
+
+# The backbone that the packaged configs start from.
+_IMAGENET = "https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl"
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -44,22 +47,22 @@ def learns_masks(config: ProposalTrainingConfig) -> bool:
     return bool(read_detector_config(config.detector_file()).MODEL.MASK_ON)
 
 
-def fetch_initial_weights(config: ProposalTrainingConfig) -> Path | None:
-    """The local file of `detector.weights`; a URL is downloaded into detectron2's cache.
+def find_initial_weights(config: ProposalTrainingConfig) -> Path | None:
+    """The file of `detector.weights`.
 
     Raises:
-        UserError: no such file, or a download that failed.
+        UserError: a URL, or no such file.
     """
     weights = config.detector.weights
     if weights is None:
         return None
-    try:
-        path = Path(PathManager.get_local_path(weights))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"detector.weights: cannot download {weights}: {one_line(error)}") from None
-    if not path.is_file():
-        raise UserError(f"detector.weights: no file at {weights}")
-    return path
+    refuse_url(weights, "detector.weights")
+    if not Path(weights).is_file():
+        hint = ""
+        if Path(weights).name == "R-50.pkl":
+            hint = f"; download {_IMAGENET}"
+        raise UserError(f"detector.weights: no file at {weights}{hint}")
+    return Path(weights)
 
 
 def training_cfg(

@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from plgen_ddp.weight_files import WeightFile
+
 # float16's smallest normal number: rows below it would lose their bits anyway.
 _SMALLEST = 2.0**-14
 
 
 def export_weights(checkpoint: Path, path: Path) -> None:
     """Writes the weights of a detectron2 checkpoint alone, small, to `path`."""
-    write_small_weights(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"], path)
+    with WeightFile(checkpoint, "run.output") as file:
+        write_small_weights(file.read()["model"], path)
 
 
 def write_small_weights(state: Mapping[str, Tensor], path: Path) -> None:

@@ -232,7 +232,7 @@ def test_weights_of_another_model_and_damaged_ones_are_one_line(folders, tmp_pat
         load(ClipConfig(model="open_clip:ViT-S-32-alt", weights=str(other)))
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(other.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"damaged\.safetensors is not a safetensors file"):
+    with pytest.raises(UserError, match=r"damaged\.safetensors is not a checkpoint of tensors"):
         load(options_of(folders["CLIP"], weights=str(damaged)))
 
 

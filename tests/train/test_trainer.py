@@ -16,7 +16,7 @@ from commands import REPOSITORY, command, run
 
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.demo.scenes import CATEGORIES, NOVEL
-from plgen_ddp.score.mask_rcnn import MaskRcnn, fetch_weights, read_detector_config
+from plgen_ddp.score.mask_rcnn import MaskRcnn, find_weights, read_detector_config
 
 NOVEL_IDS = {CATEGORIES[name] for name in NOVEL}
 
@@ -89,8 +89,8 @@ def test_a_few_dozen_steps_lower_the_loss_and_stage_one_takes_the_checkpoint(
     # Of the weights, not of what else the checkpoint holds.
     cfg = read_detector_config(detector, DetectorConfig())
     cpu = torch.device("cpu")
-    whole = MaskRcnn(cfg, fetch_weights(str(tmp_path / "out" / "model_final.pth")), DetectorConfig(), cpu)
-    small = MaskRcnn(cfg, fetch_weights(str(exported)), DetectorConfig(), cpu)
+    whole = MaskRcnn(cfg, find_weights(str(tmp_path / "out" / "model_final.pth")), DetectorConfig(), cpu)
+    small = MaskRcnn(cfg, find_weights(str(exported)), DetectorConfig(), cpu)
     for (name, value), other in zip(whole.model.state_dict().items(), small.model.state_dict().values(), strict=True):
         torch.testing.assert_close(other, value, rtol=2**-7, atol=float(value.abs().max()) * 2**-7, msg=name)
     for weights in (tmp_path / "out" / "model_final.pth", exported):
