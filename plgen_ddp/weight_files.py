@@ -240,7 +240,7 @@ class _DType:
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1].decode() if isinstance(state[1], bytes) else state[1]
+        order: Any = state[1].decode() if isinstance(state[1], bytes) else state[1]
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -282,7 +282,7 @@ _NUMPY: dict[str, Any] = {
 _TORCH_GLOBALS: list[Any] = [(stand_in, name) for name, stand_in in _NUMPY.items()]
 
 
-class _ArrayUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _ArrayUnpickler(pickle._Unpickler):
     """Reads arrays in plain containers and nothing else: a pickle could otherwise run any code.
 
     Python's own reader, since the faster one in C takes memory for any number that a pickle claims.

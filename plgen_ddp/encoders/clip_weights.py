@@ -88,8 +88,8 @@ def _check_archive(file: WeightFile, published: Set[str], allow_torchscript: boo
         return
     raise UserError(
         f"{_OPTION}: {file.path} is a TorchScript archive that is not one of OpenAI's, and loading it would run the "
-        "code in it; give its state dict (.safetensors or .pt). If you trust it, clip.allow_torchscript=true loads it, and "
-        f"python launch/convert_clip.py {file.path} --output FILE.safetensors --allow-torchscript converts it"
+        "code in it; give its state dict (.safetensors or .pt). If you trust it, clip.allow_torchscript=true loads it, "
+        f"and python launch/convert_clip.py {file.path} --output FILE.safetensors --allow-torchscript converts it"
     )
 
 

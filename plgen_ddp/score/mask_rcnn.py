@@ -62,7 +62,7 @@ warnings.filterwarnings("ignore", message="torch.meshgrid")
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
-class _LocalCfg(CfgNode):  # type: ignore[misc]
+class _LocalCfg(CfgNode):
     """detectron2's configuration, whose `_BASE_` names files of this machine; its own also downloads."""
 
     @classmethod

@@ -54,7 +54,7 @@ def training_identity(config: ProposalTrainingConfig, data: TrainingData, weight
     }
 
 
-class TrainingCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
+class TrainingCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, which reads files by `WeightFile` and raises where that one only logs a misfit."""
 
     def start_from(self, weights: Path) -> None:

@@ -77,7 +77,7 @@ def test_what_is_not_the_file_leaves_nothing_behind(server, tmp_path, path, dige
 
 
 def test_no_server_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="cannot download http://127.0.0.1:1/model.pt") as error:
+    with pytest.raises(UserError, match=r"cannot download http://127\.0\.0\.1:1/model\.pt") as error:
         download("http://127.0.0.1:1/model.pt", tmp_path / "model.pt", DIGEST, "clip.model")
     assert "\n" not in str(error.value)
 
