@@ -21,6 +21,7 @@ from plgen_ddp.weight_files import WeightFile, check_finite, state_of
 
 _OPTION = "clip.model"
 _METADATA = "activation"
+OPEN_CLIPS_OWN = "one that open_clip wrote is clip.model=open_clip:MODEL clip.weights=FILE"
 # OpenAI's archives hold these beside the weights.
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -71,7 +72,7 @@ def read_clip_weights(path: Path, published: Set[str], allow_torchscript: bool) 
             state, digest = state_of(file.read(), ()) or {}, file.sha256
         state = {name: value for name, value in state.items() if name not in _NO_WEIGHTS}
         if not state:
-            raise UserError(f"{_OPTION}: {path} is not a CLIP checkpoint: it holds no state dict")
+            raise UserError(f"{_OPTION}: {path} is not a CLIP checkpoint: it holds no state dict; {OPEN_CLIPS_OWN}")
         check_finite(state, f"{_OPTION}: {path}")
         return ClipWeights(state, digest, _said_activation(file))
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from plgen_ddp.config import ClipConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.device import DTYPES
-from plgen_ddp.encoders.clip_weights import check_clip_file, read_clip_weights
+from plgen_ddp.encoders.clip_weights import OPEN_CLIPS_OWN, check_clip_file, read_clip_weights
 from plgen_ddp.encoders.crop_encoder import CropEncoder
 from plgen_ddp.encoders.download import download
 from plgen_ddp.encoders.encoder import Preprocessing, causal_length, filled_up, too_long
@@ -124,7 +124,7 @@ class ClipModel:
         except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, IndexError, AssertionError) as error:
             raise UserError(
                 f"clip.model: {weights} is not a CLIP checkpoint as OpenAI's module reads it: {first_sentence(error)}; "
-                "one that open_clip wrote is clip.model=open_clip:MODEL clip.weights=FILE"
+                f"{OPEN_CLIPS_OWN}"
             ) from None
         model.requires_grad_(False)
         if self._activation == "gelu":
