@@ -62,7 +62,7 @@ def describe_options(schema: type) -> str:
             lines += [summary, ""]
         meanings = meanings_of(section.type)
         # Its own options first, then those that it shares with other sections.
-        for option in sorted(fields(section.type), key=lambda item: item.name not in section.type.__annotations__):  # type: ignore[arg-type, union-attr]
+        for option in sorted(fields(section.type), key=lambda item: item.name not in section.type.__annotations__):  # type: ignore[arg-type]
             default = json.dumps(option.default) if not isinstance(option.default, str) else option.default
             text = f"- `{section.name}.{option.name}` ({expected_value(option)}; default {default}). "
             text += meanings.get(option.name, "")
