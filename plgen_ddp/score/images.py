@@ -140,7 +140,7 @@ class UnitBatchSampler(Sampler[list[int]]):
     A batch holds as many images as asked for, or fewer large ones: their pixels must fit into memory.
     """
 
-    def __init__(self, units: Sequence[np.ndarray], images_per_batch: int, index: ImageIndex) -> None:
+    def __init__(self, units: Iterable[np.ndarray], images_per_batch: int, index: ImageIndex) -> None:
         self._units = units
         self._images_per_batch = images_per_batch
         self._index = index
@@ -148,9 +148,6 @@ class UnitBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for unit in self._units:
             yield from self._batches(unit)
-
-    def __len__(self) -> int:
-        return sum(self.batches_in(unit) for unit in self._units)
 
     def batches_in(self, unit: np.ndarray) -> int:
         """How many batches a unit has."""
