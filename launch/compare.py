@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.json:
             write_atomically(arguments.json, [json.dumps(comparison.figures(), indent=1).encode() + b"\n"])
         if arguments.picture:
-            draw_gallery(comparison, given(config.data.image_root), arguments.picture)
+            draw_gallery(comparison, given(config.data.image_root), arguments.picture, config.data)
             print_line(f"picture: {arguments.picture}")
     return 0
 

@@ -22,10 +22,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__, schema=None, positional={"folder": "the images, also in folders below it"})
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the JSON to write")
     parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="names of categories")
+    parser.add_argument("--follow-links", action="store_true", help="take links that lead out of the folder")
     options = parser.parse_intermixed_args(words)
     with one_line_errors():
         check_output(options.output, "--output", {})
-        found = find_images(Path(options.folder))
+        found = find_images(Path(options.folder), follow_links=options.follow_links)
         write_coco(options.output, found.images, options.names)
         for name, reason in found.unreadable:
             print_line(f"left out: {name!r}: {reason}", error=True)

@@ -61,7 +61,8 @@ def describe_options(schema: type) -> str:
         if summary := _docstring(section.type):
             lines += [summary, ""]
         meanings = meanings_of(section.type)
-        for option in fields(section.type):  # type: ignore[arg-type]
+        # Its own options first, then those that it shares with other sections.
+        for option in sorted(fields(section.type), key=lambda item: item.name not in section.type.__annotations__):  # type: ignore[arg-type]
             default = json.dumps(option.default) if not isinstance(option.default, str) else option.default
             text = f"- `{section.name}.{option.name}` ({expected_value(option)}; default {default}). "
             text += meanings.get(option.name, "")
@@ -71,8 +72,8 @@ def describe_options(schema: type) -> str:
 
 
 def meanings_of(section: Any) -> dict[str, str]:
-    """The docstring under each field of a section, on one line."""
-    body = _class_definition(section).body
+    """The docstring under each field of a section, on one line; also of fields that it inherits."""
+    body = [line for kind in reversed(section.__mro__[:-1]) for line in _class_definition(kind).body]
     return {
         attribute.target.id: " ".join(string.value.value.split())
         for attribute, string in itertools.pairwise(body)

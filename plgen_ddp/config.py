@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plgen_ddp.image_rules import ImageRules
 from plgen_ddp.options import (
     Required,
     check,
@@ -23,7 +24,7 @@ ACTIVATIONS = ("auto", "quick_gelu", "gelu")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(ImageRules):
     """The images to score."""
 
     annotations: str | None = None
@@ -37,6 +38,7 @@ class DataConfig:
     """Number of images, the first ones in ascending id; null: all. For a trial; its store can be completed later."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.limit is None or self.limit > 0, "data.limit", self.limit, "a positive number of images, or null")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from plgen_ddp.coco import Image
 from plgen_ddp.errors import UserError
+from plgen_ddp.safe_reading import target_outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,16 @@ class ImageIndex:
         )
 
 
-def index_images(images: Sequence[Image], image_root: str, annotations: Path) -> ImageIndex:
+def index_images(
+    images: Sequence[Image], image_root: str, annotations: Path, *, follow_links: bool = False
+) -> ImageIndex:
     """Decides, once for the dataset, where under `image_root` its files lie.
 
     Tried on images spread evenly over the dataset; the layout with most files found is taken, the earlier one in a tie.
+
+    Args:
+        follow_links: whether symbolic links may lead out of the image root. Otherwise an image behind one cannot be
+            read later, and a dataset whose images are all behind one is refused here.
 
     Raises:
         UserError: no such folder, no file found in any layout, or a path that would leave the image root.
@@ -77,6 +84,8 @@ def index_images(images: Sequence[Image], image_root: str, annotations: Path) ->
         example = ", ".join(dict.fromkeys(str(root / place(sample[0])) for place in layouts.values()))
         raise UserError(f"data.image_root: none of the images is under {image_root}; looked for {example}")
     place = layouts[best]
+    if not follow_links:
+        _check_links([root / place(image) for image in sample], image_root)
     return ImageIndex(
         root=str(root),
         image_ids=np.array([image.id for image in images], np.int64),
@@ -92,6 +101,16 @@ def dataset_digest(images: Sequence[Image]) -> str:
     for image in images:
         digest.update(f"{image.id} {image.height} {image.width} {image.file_name}\n".encode())
     return digest.hexdigest()
+
+
+def _check_links(sample: Sequence[Path], image_root: str) -> None:
+    """A split that is a link to another disk is common; only the user knows whether it is meant."""
+    targets = [target_outside(path, image_root) for path in sample if os.path.isfile(path)]  # noqa: PTH113
+    if targets and None not in targets:
+        raise UserError(
+            f"data.image_root: links in {image_root} lead out of it, to {targets[0]}; if that is meant, add "
+            "data.follow_links=true"
+        )
 
 
 def _url_folder(image: Image) -> str | None:

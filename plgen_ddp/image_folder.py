@@ -13,12 +13,16 @@ from PIL import ExifTags, Image
 
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
+from plgen_ddp.image_rules import ImageRules
+from plgen_ddp.safe_reading import open_image, target_outside
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of the files that are taken for images, in lower case."""
 
 # EXIF orientations that turn an image on its side.
 _SIDEWAYS = (5, 6, 7, 8)
+# Only the size is read, of files of any length.
+_HEADER = ImageRules(max_bytes=1 << 62, follow_links=True)
 # Files that are opened at once: on a network's file system, opening is mostly waiting.
 _THREADS = 16
 
@@ -36,11 +40,14 @@ class FolderImages:
     unreadable: list[tuple[str, str]]
 
 
-def find_images(folder: Path) -> FolderImages:
+def find_images(folder: Path, *, follow_links: bool = False) -> FolderImages:
     """The images in a folder and the folders below it. Links to folders are not followed.
 
     Files are ordered by their path below the folder, so ids do not depend on the file system. `file_name` is that path,
     with `/`. A file whose EXIF says that it is turned on its side has the size of the upright image, as in stage 1.
+
+    Args:
+        follow_links: whether a file may be a link that leads out of the folder.
 
     Raises:
         UserError: no such folder, one that may not be listed, or no readable image in it.
@@ -48,11 +55,12 @@ def find_images(folder: Path) -> FolderImages:
     if not folder.is_dir():
         raise UserError(f"no folder at {folder}")
     names = sorted(_image_names(folder))
+    root = None if follow_links else folder
     if not names:
         raise UserError(f"no images in {folder}: no file there ends with one of {', '.join(SUFFIXES)}")
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of many pixels or odd EXIF: only the size is asked for
-        sizes = list(pool.map(lambda name: _size(folder / name), names))
+        sizes = list(pool.map(lambda name: _size(folder / name, root), names))
     images: list[dict[str, Any]] = []
     unreadable = []
     for name, size in zip(names, sizes, strict=True):
@@ -98,16 +106,22 @@ def _image_names(folder: Path) -> Iterable[str]:
                 yield Path(place, file).relative_to(folder).as_posix()
 
 
-def _size(path: Path) -> tuple[int, int] | str:
-    """(width, height) of an upright image in pixels, or why there is none."""
+def _size(path: Path, root: Path | None) -> tuple[int, int] | str:
+    """(width, height) of an upright image in pixels, or why there is none.
+
+    Args:
+        root: what links must not lead out of; None: they may lead anywhere.
+    """
     if not str(path).isprintable():  # a line break in it, or bytes that are no UTF-8: no JSON can hold these
         return "its name holds bytes that are no UTF-8, or control characters; rename it"
-    if not path.is_file():
-        return "no regular file"
+    if root is not None and (target := target_outside(path, root)) is not None:
+        return f"a link out of the folder, to {target!r}; --follow-links takes it, and so does data.follow_links=true"
     try:
-        with Image.open(path) as image:
+        with open_image(path, path.parent, _HEADER) as file, Image.open(file) as image:
             # Pillow has turned a TIFF's size already.
             turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
             return (image.height, image.width) if turned else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return "not an image" if isinstance(error, Image.UnidentifiedImageError) else one_line(error)
+        if isinstance(error, Image.UnidentifiedImageError):
+            return "not an image"
+        return getattr(error, "strerror", None) or one_line(error)

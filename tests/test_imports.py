@@ -50,6 +50,7 @@ IMPORTERS = {
     },
     "open_clip": {"encoders/open_clip.py", "encoders/open_clip_weights.py"},
     "sklearn": {"label/logistic.py"},
+    "simplejpeg": {"score/jpeg.py"},
     "matplotlib": {"report/curves.py"},
 }
 
@@ -63,7 +64,7 @@ LABELLING = [
     *(f"launch.{name}" for name in ("split", "export", "import_scores")),
     "launch.text_embeddings",
 ]
-HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "sklearn"]
+HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "simplejpeg", "sklearn"]
 
 
 def imports_of(module: str) -> set[str]:

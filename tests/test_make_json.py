@@ -85,7 +85,7 @@ def test_unreadable_files_are_listed_with_their_reason(folder, capsys):
         ("text.png", "not an image"),
         ("new\\nline.jpg", "rename it"),
         ("\\udcff.jpg", "rename it"),
-        ("pipe.jpg", "no regular file"),
+        ("pipe.jpg", "a named pipe, not a regular file"),
     ):
         assert any(name in line and reason in line for line in listed), name
 

@@ -18,7 +18,9 @@ from plgen_ddp.benchmark.seeded_models import (
 from plgen_ddp.config import Config, load_config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
+from plgen_ddp.image_rules import DEFAULT_RULES
 from plgen_ddp.options import Required
+from plgen_ddp.safe_reading import open_image
 
 # (height, width): COCO's most frequent sizes, each about as often as there.
 _COCO_SIZES = (
@@ -115,7 +117,9 @@ def _generate(folder: Path, count: int) -> list[Path]:
 def _size(file: Path) -> tuple[int, int]:
     """(width, height) of an image file, pixels."""
     try:
-        with Image.open(file) as image:
+        with open_image(file, file.parent, DEFAULT_RULES) as opened, Image.open(opened) as image:
             return image.size
     except UnidentifiedImageError:
         raise UserError(f"--images: {file} is no image") from None
+    except OSError as error:
+        raise UserError(f"--images: cannot read {file}: {error.strerror}") from None

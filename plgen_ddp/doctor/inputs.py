@@ -44,12 +44,13 @@ def check_data(config: Config, lacking: set[str], sample: int | None) -> Iterato
     indices: list[ImageIndex] = []
 
     def locate() -> str:
-        indices.append(index_images(found, given(config.data.image_root), annotations).first(config.data.limit))
+        root, links = given(config.data.image_root), config.data.follow_links
+        indices.append(index_images(found, root, annotations, follow_links=links).first(config.data.limit))
         return f"{config.data.image_root}: the first is {indices[0].path(0)}"
 
     yield checked("images", locate, "data.image_root takes COCO's root, or the folder with the files")
     if indices:
-        yield _decoded(indices[0], sample, config.run.max_failures)
+        yield _decoded(indices[0], sample, config)
     if config.proposals.source is not None:
         source = Path(config.proposals.source)
 
@@ -101,11 +102,11 @@ def check_names(config: Config, lacking: set[str]) -> Iterator[Finding]:
     yield checked("labelling", plan, "correct label.vocabulary, label.templates or label.output")
 
 
-def _decoded(index: ImageIndex, sample: int | None, most: int) -> Finding:
+def _decoded(index: ImageIndex, sample: int | None, config: Config) -> Finding:
     positions = list(range(len(index)))
     if sample is not None and sample < len(positions):
         positions = sorted(random.Random(0).sample(positions, sample))
-    files = ImageFiles(index, None)
+    files = ImageFiles(index, None, config.data)
     with ThreadPoolExecutor(available_cores()) as pool:
         failures = [row for row in pool.map(lambda position: files[position].failure, positions) if row is not None]
     if not failures:
@@ -113,7 +114,7 @@ def _decoded(index: ImageIndex, sample: int | None, most: int) -> Finding:
     shown = ", ".join(f"image {row.image_id}: {row.failure.reason}" for row in failures[:3] if row.failure)
     message = f"{len(failures)} of {len(positions)} images cannot be read: {shown}"
     remedy = "mend or remove them, or allow that many with run.max_failures"
-    return Finding("decoding", "error" if len(failures) > most else "warning", message, remedy)
+    return Finding("decoding", "error" if len(failures) > config.run.max_failures else "warning", message, remedy)
 
 
 def _build_detector(config: Config) -> str:

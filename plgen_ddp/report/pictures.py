@@ -11,11 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from plgen_ddp.boxes import intersections
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.errors import UserError
+from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import write_atomically
 from plgen_ddp.image_files import index_images
+from plgen_ddp.image_rules import DEFAULT_RULES, ImageRules
 from plgen_ddp.report.comparison import Comparison, RuleResult
 from plgen_ddp.report.judging import JudgedImage, NovelObjects, judge_images
+from plgen_ddp.safe_reading import UnreadableImageError, open_image
 
 _WIDTH = 1500  # pixels
 _MARGIN = 20
@@ -39,11 +41,14 @@ class _Row:
     images: list[JudgedImage]
 
 
-def draw_gallery(comparison: Comparison, image_root: str, path: Path) -> None:
+def draw_gallery(comparison: Comparison, image_root: str, path: Path, rules: ImageRules = DEFAULT_RULES) -> None:
     """Draws what the first and the last rule of a comparison make of the same images, a PNG or JPEG by its suffix.
 
     Nobody picks the images: of those with the median number of novel objects, three are taken, spread evenly over the
     ids.
+
+    Args:
+        rules: what an image's file must be to be read.
 
     Raises:
         UserError: the images are not found, or the file cannot be written.
@@ -56,7 +61,7 @@ def draw_gallery(comparison: Comparison, image_root: str, path: Path) -> None:
         for result in comparison.results
         if result.preset in ends
     ]
-    pictures = _read_images(objects, image_root, chosen)
+    pictures = _read_images(objects, image_root, chosen, rules)
     drawn = _draw(rows, pictures, objects.names)
     buffer = io.BytesIO()
     if path.suffix.lower() in (".jpg", ".jpeg"):
@@ -76,16 +81,21 @@ def choose_images(objects: NovelObjects, wanted: int = _IMAGES) -> list[int]:
     return [typical[(2 * place + 1) * len(typical) // (2 * wanted)] for place in range(wanted)]
 
 
-def _read_images(objects: NovelObjects, image_root: str, chosen: Sequence[int]) -> dict[int, Image.Image]:
+def _read_images(
+    objects: NovelObjects, image_root: str, chosen: Sequence[int], rules: ImageRules
+) -> dict[int, Image.Image]:
     images = [image for image in CocoFile(objects.path, "--ground-truth").images() if image.id in chosen]
-    index = index_images(images, image_root, objects.path)
+    index = index_images(images, image_root, objects.path, follow_links=rules.follow_links)
     found = {}
     for place, image_id in enumerate(index.image_ids.tolist()):
         try:
-            with Image.open(index.path(place)) as file:
-                found[image_id] = file.convert("RGB")
-        except OSError as error:
-            raise UserError(f"--picture: cannot read {index.path(place)}: {error}") from None
+            with open_image(index.path(place), index.root, rules) as file, Image.open(file) as image:
+                if image.width * image.height > rules.max_pixels:
+                    raise UnreadableImageError(f"more pixels than data.max_pixels={rules.max_pixels}")
+                found[image_id] = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise UserError(f"--picture: cannot read {index.path(place)}: {reason}") from None
     return found
 
 

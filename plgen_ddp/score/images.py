@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from plgen_ddp.image_files import ImageIndex
+from plgen_ddp.image_rules import DEFAULT_RULES, ImageRules
 from plgen_ddp.records import Regions
+from plgen_ddp.safe_reading import read_image
 from plgen_ddp.score.decode import DecodeError, decode_bgr
 from plgen_ddp.score.timing import add_seconds, stage
 
@@ -32,6 +34,8 @@ T = TypeVar("T")
 _MIN_UNITS = 64
 # Decoded batches that wait for the detector: enough for a slow file now and then.
 _BATCHES_AHEAD = 8
+# Pixels of a batch, and of the batches that wait, in bytes: 72 photos of COCO. A single larger image is a batch too.
+_BYTES_IN_BATCH = _BYTES_AHEAD = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +135,38 @@ def units_of_rank(units: Sequence[np.ndarray], rank: int, ranks: int) -> list[np
 
 
 class UnitBatchSampler(Sampler[list[int]]):
-    """The batches of some units, one unit after the other; no batch crosses a unit."""
+    """The batches of some units, one unit after the other; no batch crosses a unit.
 
-    def __init__(self, units: Iterable[np.ndarray], images_per_batch: int) -> None:
+    A batch holds as many images as asked for, or fewer large ones: their pixels must fit into memory.
+    """
+
+    def __init__(self, units: Iterable[np.ndarray], images_per_batch: int, index: ImageIndex) -> None:
         self._units = units
         self._images_per_batch = images_per_batch
+        self._index = index
 
     def __iter__(self) -> Iterator[list[int]]:
         for unit in self._units:
-            for start in range(0, len(unit), self._images_per_batch):
-                yield unit[start : start + self._images_per_batch].tolist()
+            yield from self._batches(unit)
 
     def batches_in(self, unit: np.ndarray) -> int:
         """How many batches a unit has."""
-        return -(-len(unit) // self._images_per_batch)
+        return sum(1 for _ in self._batches(unit))
+
+    def _batches(self, unit: np.ndarray) -> Iterator[list[int]]:
+        batch: list[int] = []
+        height = width = 0  # of the padded batch
+        for position, own_height, own_width in zip(
+            unit.tolist(), self._index.heights[unit].tolist(), self._index.widths[unit].tolist(), strict=True
+        ):
+            padded = 3 * max(height, own_height) * max(width, own_width) * (len(batch) + 1)
+            if batch and (len(batch) == self._images_per_batch or padded > _BYTES_IN_BATCH):
+                yield batch
+                batch, height, width = [], 0, 0
+            batch.append(position)
+            height, width = max(height, own_height), max(width, own_width)
+        if batch:
+            yield batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +187,15 @@ class ImageFiles(Dataset[DecodedImage]):
     112275 is one). Their images would also travel through /dev/shm, of which a container has 64 MB.
     """
 
-    def __init__(self, index: ImageIndex, pool: ThreadPoolExecutor | None) -> None:
+    def __init__(self, index: ImageIndex, pool: ThreadPoolExecutor | None, rules: ImageRules = DEFAULT_RULES) -> None:
         """
         Args:
             pool: decodes a batch's images side by side; None decodes them one by one.
+            rules: what a file must be to be read; others are failures.
         """
         self._index = index
         self._pool = pool
+        self._rules = rules
 
     def __len__(self) -> int:
         return len(self._index)
@@ -181,8 +205,9 @@ class ImageFiles(Dataset[DecodedImage]):
         image_id = int(self._index.image_ids[position])
         pixels, failure = None, None
         try:
-            data = self._index.path(position).read_bytes()
-            pixels = decode_bgr(data, int(self._index.heights[position]), int(self._index.widths[position]))
+            data = read_image(self._index.path(position), self._index.root, self._rules)
+            height, width = int(self._index.heights[position]), int(self._index.widths[position])
+            pixels = decode_bgr(data, height, width, self._rules)
         except FileNotFoundError:
             failure = Regions.failed(image_id, "read", "no such file")
         except OSError as error:
@@ -201,9 +226,12 @@ def collate_images(images: Sequence[DecodedImage]) -> ImageBatch:
     decoded = [(image.image_id, image.pixels_bgr) for image in images if image.pixels_bgr is not None]
     heights = tuple(pixels.shape[0] for _, pixels in decoded)
     widths = tuple(pixels.shape[1] for _, pixels in decoded)
-    padded = torch.zeros(len(decoded), max(heights, default=1), max(widths, default=1), 3, dtype=torch.uint8)
-    for target, (_, pixels) in zip(padded.numpy(), decoded, strict=True):
-        target[: pixels.shape[0], : pixels.shape[1]] = pixels
+    if len(decoded) == 1:  # maybe a large one: without a copy
+        padded = torch.from_numpy(decoded[0][1])[None]
+    else:
+        padded = torch.zeros(len(decoded), max(heights, default=1), max(widths, default=1), 3, dtype=torch.uint8)
+        for target, (_, pixels) in zip(padded.numpy(), decoded, strict=True):
+            target[: pixels.shape[0], : pixels.shape[1]] = pixels
     return ImageBatch(
         tuple(image_id for image_id, _ in decoded),
         padded,
@@ -216,18 +244,23 @@ def collate_images(images: Sequence[DecodedImage]) -> ImageBatch:
 
 @contextlib.contextmanager
 def image_batches(
-    index: ImageIndex, batches: UnitBatchSampler, workers: int, device: torch.device
+    index: ImageIndex,
+    batches: UnitBatchSampler,
+    workers: int,
+    device: torch.device,
+    rules: ImageRules = DEFAULT_RULES,
 ) -> Iterator[Iterator[ImageBatch]]:
     """The batches in the sampler's order, decoded ahead; on leaving, no thread of it is left.
 
     Args:
         workers: decoding threads; 0 decodes a batch when it is asked for, without any thread.
         device: for a GPU, batches lie in page-locked memory.
+        rules: what a file must be to be read; others are failures.
     """
     cv2.setNumThreads(1)  # the workers are the parallelism
     with ThreadPoolExecutor(workers, "decoder") if workers else contextlib.nullcontext() as pool:
         loader = DataLoader(
-            ImageFiles(index, pool),
+            ImageFiles(index, pool, rules),
             batch_sampler=batches,
             collate_fn=collate_images,
             num_workers=0,
@@ -239,18 +272,46 @@ def image_batches(
             return
         # A new thread's device is GPU 0, where every rank's pinning would open a context of its own.
         begin = functools.partial(torch.cuda.set_device, device) if device.type == "cuda" else None
-        with run_ahead(loader, _BATCHES_AHEAD, begin) as ahead:
+        weigh = Weighed[ImageBatch](lambda batch: batch.pixels_bgr.nbytes, _BYTES_AHEAD)
+        with run_ahead(loader, _BATCHES_AHEAD, begin, weigh) as ahead:
             yield ahead
 
 
+class Weighed(Generic[T]):
+    """Lets items wait only while they weigh at most `most` together, or are a single one."""
+
+    def __init__(self, weigh: Callable[[T], int], most: int) -> None:
+        self._weigh = weigh
+        self._most = most
+        self._waiting = 0
+        self._changed = threading.Condition()
+
+    def add(self, item: T, stopped: threading.Event) -> None:
+        """Returns when there is room for the item, or at the latest soon after `stopped` is set."""
+        weight = self._weigh(item)
+        with self._changed:
+            while self._waiting and self._waiting + weight > self._most and not stopped.is_set():
+                self._changed.wait(0.05)
+            self._waiting += weight
+
+    def remove(self, item: T) -> None:
+        """The item waits no longer."""
+        with self._changed:
+            self._waiting -= self._weigh(item)
+            self._changed.notify()
+
+
 @contextlib.contextmanager
-def run_ahead(items: Iterable[T], depth: int, begin: Callable[[], object] | None = None) -> Iterator[Iterator[T]]:
+def run_ahead(
+    items: Iterable[T], depth: int, begin: Callable[[], object] | None = None, weighed: Weighed[T] | None = None
+) -> Iterator[Iterator[T]]:
     """The items, made by a thread that is at most `depth` of them ahead. On leaving, the thread has ended.
 
     An exception in the thread is raised where its item was expected.
 
     Args:
         begin: called first in the thread.
+        weighed: bounds what waits beside its number.
     """
     made: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -261,7 +322,10 @@ def run_ahead(items: Iterable[T], depth: int, begin: Callable[[], object] | None
             if begin is not None:
                 begin()
             for item in items:
+                if weighed is not None:
+                    weighed.add(item, stopped)
                 made.put((item, None))
+                del item  # or it would live until the next one is made
                 if stopped.is_set():
                     return
         except BaseException as raised:
@@ -275,7 +339,10 @@ def run_ahead(items: Iterable[T], depth: int, begin: Callable[[], object] | None
                 return
             if error is not None:
                 raise error
+            if weighed is not None:
+                weighed.remove(item)  # type: ignore[arg-type]
             yield item  # type: ignore[misc]
+            del item
 
     thread = threading.Thread(target=work, name="loader", daemon=True)
     thread.start()

@@ -79,7 +79,8 @@ def read_dataset(config: Config) -> ScoringData:
         _read_detector_config(config)
     annotations = Path(given(config.data.annotations))
     images = CocoFile(annotations, "data.annotations").images()
-    index = index_images(images, given(config.data.image_root), annotations)
+    root = given(config.data.image_root)
+    index = index_images(images, root, annotations, follow_links=config.data.follow_links)
     if boxes is not None:
         check_boxes(read_boxes(boxes), boxes, images)
     return ScoringData(index.first(config.data.limit), dataset_digest(images), len(images))
@@ -186,11 +187,11 @@ def score_units(
         min_objectness=config.detector.min_objectness,
     )
     ahead = UnitsAhead(units, 2 if device.type == "cuda" else 1)  # a GPU's batches are copied one ahead
-    sampler = UnitBatchSampler(ahead, config.run.images_per_batch)
+    sampler = UnitBatchSampler(ahead, config.run.images_per_batch, index)
     start = time.perf_counter()
     images = 0
     with (
-        image_batches(index, sampler, config.run.workers, device) as decoded,
+        image_batches(index, sampler, config.run.workers, device, config.data) as decoded,
         PartWriter(store_of(config)) as writer,
         ahead,
     ):

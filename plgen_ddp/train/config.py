@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plgen_ddp.image_rules import ImageRules
 from plgen_ddp.options import check, decides_nothing, deciding, file_option, given
 
 TRAINING_REQUIRES = ("data.annotations", "data.image_root", "data.vocabulary", "detector.config", "run.output")
@@ -11,7 +12,7 @@ TRAINING_REQUIRES = ("data.annotations", "data.image_root", "data.vocabulary", "
 
 
 @dataclass(frozen=True)
-class TrainingDataConfig:
+class TrainingDataConfig(ImageRules):
     """What is learned, and on what recall is measured."""
 
     annotations: str | None = None
@@ -40,6 +41,7 @@ class TrainingDataConfig:
     """Folder of the validation images. null: `data.image_root`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(0 <= self.min_confidence <= 1, "data.min_confidence", self.min_confidence, "a number from 0 to 1")
 
 

@@ -38,12 +38,13 @@ class TrainingObject:
 
 @dataclass(frozen=True, slots=True)
 class TrainingImage:
-    """One image to learn from, `height` x `width` pixels.
+    """One image to learn from, `height` x `width` pixels. `path` begins with the image root, `root`.
 
     `objects` are those of base categories, none a crowd, then the pseudo labels.
     """
 
     image_id: int
+    root: str
     path: Path
     height: int
     width: int
@@ -124,10 +125,10 @@ def read_training_data(config: ProposalTrainingConfig, *, with_masks: bool) -> T
         for image_id, box in zip(pseudo.image_ids.tolist(), pseudo.boxes_xywh.tolist(), strict=True):
             objects.setdefault(image_id, []).append(TrainingObject(tuple(box), None))
     used = [image for image in coco.images() if image.id in objects]
-    index = index_images(used, given(config.data.image_root), path)
+    index = index_images(used, given(config.data.image_root), path, follow_links=config.data.follow_links)
     _check_files(index, "data.image_root")
     images = [
-        TrainingImage(image.id, index.path(position), image.height, image.width, tuple(objects[image.id]))
+        TrainingImage(image.id, index.root, index.path(position), image.height, image.width, tuple(objects[image.id]))
         for position, image in enumerate(used)
     ]
     base_sha256 = hashlib.sha256(json.dumps(sorted(base_ids)).encode()).hexdigest()
@@ -162,7 +163,8 @@ def _read_ground_truth(config: ProposalTrainingConfig) -> GroundTruth | None:
     split = read_vocabulary(config, "data.vocabulary").of_json(coco, "data.vocabulary")
     novel_ids, base_ids = split.category_ids(coco.categories(), "data.vocabulary")
     own_root = config.data.validation_image_root
-    index = index_images(coco.images(), own_root or given(config.data.image_root), path)
+    root = own_root or given(config.data.image_root)
+    index = index_images(coco.images(), root, path, follow_links=config.data.follow_links)
     _check_files(index, "data.validation_image_root" if own_root else "data.image_root")
     return GroundTruth(
         index,

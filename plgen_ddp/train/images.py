@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.image_rules import DEFAULT_RULES, ImageRules
+from plgen_ddp.safe_reading import read_image
 from plgen_ddp.score.decode import DecodeError, decode_bgr
 from plgen_ddp.score.images import run_ahead
 from plgen_ddp.train.data import TrainingImage, TrainingObject
@@ -77,13 +79,20 @@ class TrainingImages(Dataset[dict[str, Any] | None]):
     """
 
     def __init__(
-        self, images: Sequence[TrainingImage], cfg: CfgNode, seed: int, pool: ThreadPoolExecutor | None = None
+        self,
+        images: Sequence[TrainingImage],
+        cfg: CfgNode,
+        seed: int,
+        pool: ThreadPoolExecutor | None = None,
+        rules: ImageRules = DEFAULT_RULES,
     ) -> None:
         """
         Args:
             cfg: INPUT decides augmentation and colour order.
             pool: reads a batch's images side by side; None reads them one by one.
+            rules: what a file must be to be read; others are left out.
         """
+        self._rules = rules
         self._images = images
         self._seed = seed
         self._pool = pool
@@ -101,7 +110,8 @@ class TrainingImages(Dataset[dict[str, Any] | None]):
         place, number = key
         image = self._images[number]
         try:
-            pixels = decode_bgr(image.path.read_bytes(), image.height, image.width)
+            data = read_image(image.path, image.root, self._rules)
+            pixels = decode_bgr(data, image.height, image.width, self._rules)
         except (OSError, DecodeError) as error:
             print_line(f"left out image {image.image_id}: {image.path}: {one_line(error)}", error=True)
             return None
@@ -166,7 +176,13 @@ class _Seeded(T.Augmentation):
 
 @contextlib.contextmanager
 def training_batches(
-    images: Sequence[TrainingImage], cfg: CfgNode, sampler: EndlessSampler, size: int, seed: int, workers: int
+    images: Sequence[TrainingImage],
+    cfg: CfgNode,
+    sampler: EndlessSampler,
+    size: int,
+    seed: int,
+    workers: int,
+    rules: ImageRules = DEFAULT_RULES,
 ) -> Iterator[Iterator[list[dict[str, Any]]]]:
     """Endless batches of `size` images, made ahead of their step; on leaving, no thread of it is left.
 
@@ -174,11 +190,12 @@ def training_batches(
 
     Args:
         workers: decoding threads; 0 decodes an image when a step needs it, without any thread.
+        rules: what a file must be to be read; others are left out.
     """
     cv2.setNumThreads(1)  # the workers are the parallelism
     with ThreadPoolExecutor(workers, "decoder") if workers else contextlib.nullcontext() as pool:
         loader = DataLoader(
-            TrainingImages(images, cfg, seed, pool),
+            TrainingImages(images, cfg, seed, pool, rules),
             batch_size=2 * workers or 1,  # what is read at once; a training batch is put together below
             sampler=sampler,
             collate_fn=list,

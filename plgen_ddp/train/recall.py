@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plgen_ddp.box_recall import recalled
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.console import print_line
+from plgen_ddp.image_rules import DEFAULT_RULES, ImageRules
 from plgen_ddp.score.images import UnitBatchSampler, image_batches, on_device, plan_units, units_of_rank
 from plgen_ddp.score.mask_rcnn import MaskRcnn, with_rpn_options
 from plgen_ddp.train.config import RecallConfig
@@ -61,12 +62,14 @@ def measure_recall(
     world: World,
     device: torch.device,
     workers: int,
+    rules: ImageRules = DEFAULT_RULES,
 ) -> list[Recall]:
     """The recall of `model`'s proposals as stage 1 makes them, together with the other ranks.
 
     Args:
         cfg: detectron2's configuration of the model.
         workers: threads a rank that decode images.
+        rules: what a file must be to be read.
 
     Returns:
         On rank 0 an entry for each of `recall.refine_steps`; an empty list on other ranks or without ground truth.
@@ -79,19 +82,19 @@ def measure_recall(
             refine_steps=steps, max_boxes=max(LIMITS), rpn_nms_iou=options.rpn_nms_iou, precision="fp32"
         )
         detector = MaskRcnn(with_rpn_options(cfg, stage_one), model.state_dict(), stage_one, device)
-        shares = world.gather(_found(detector, truth, world, workers))
+        shares = world.gather(_found(detector, truth, world, workers, rules))
         if world.is_main:
             counts = [sum(map(len, of_image.values())) for of_image in (truth.base, truth.novel)]
             results.append(Recall(steps, torch.stack(shares).sum(dim=0), torch.tensor(counts)))
     return results
 
 
-def _found(detector: MaskRcnn, truth: GroundTruth, world: World, workers: int) -> Tensor:
+def _found(detector: MaskRcnn, truth: GroundTruth, world: World, workers: int, rules: ImageRules) -> Tensor:
     """`Recall.found` of this rank's share of the images."""
     units = plan_units(truth.index, detector.padded_size, _IMAGES_PER_UNIT)
-    sampler = UnitBatchSampler(units_of_rank(units, world.rank, world.size), _IMAGES_PER_BATCH)
+    sampler = UnitBatchSampler(units_of_rank(units, world.rank, world.size), _IMAGES_PER_BATCH, truth.index)
     found = torch.zeros(len(_GROUPS), len(LIMITS), len(IOUS), dtype=torch.int64)
-    with image_batches(truth.index, sampler, workers, detector.device) as batches:
+    with image_batches(truth.index, sampler, workers, detector.device, rules) as batches:
         for batch in on_device(batches, detector.device):
             for proposals, height, width in zip(detector(batch), batch.heights, batch.widths, strict=True):
                 largest = proposals.boxes_xyxy.new_tensor([width, height, width, height])

@@ -66,7 +66,9 @@ def train(
         measured: list[Recall] = []
 
         def measure() -> dict[str, float]:
-            measured[:] = measure_recall(model, cfg, config.recall, data.validation, world, device, config.run.workers)
+            measured[:] = measure_recall(
+                model, cfg, config.recall, data.validation, world, device, config.run.workers, config.data
+            )
             return {name: value for recall in measured for name, value in recall.scalars().items()}
 
         trainer.register_hooks(
@@ -89,7 +91,7 @@ def train(
             len(data.images), config.train.seed, start * config.train.images_per_step, world.rank, world.size
         )
         with training_batches(
-            data.images, cfg, order, images_per_rank, config.train.seed, config.run.workers
+            data.images, cfg, order, images_per_rank, config.train.seed, config.run.workers, config.data
         ) as batches:
             trainer.reset_data_loader(lambda: batches)
             trainer.train(start, config.train.steps)

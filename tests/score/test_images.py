@@ -169,7 +169,7 @@ def test_every_position_is_on_exactly_one_rank(ranks):
 def test_no_batch_crosses_a_unit(sizes, images_per_batch):
     ends = list(itertools.accumulate(sizes, initial=0))
     units = [np.arange(start, stop)[::-1] for start, stop in itertools.pairwise(ends)]
-    sampler = UnitBatchSampler(units, images_per_batch)
+    sampler = UnitBatchSampler(units, images_per_batch, index_of("", [(20, 30)] * ends[-1]))
     batches = list(sampler)
     assert [position for batch in batches for position in batch] == [place for unit in units for place in unit.tolist()]
     assert len(batches) == sum(map(sampler.batches_in, units))
@@ -200,8 +200,9 @@ def test_batches_hold_each_image_once_and_failures_beside_them(tmp_path, workers
     for number in (0, 1, 3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), pixels[number])
     (tmp_path / "2.png").write_bytes(b"")
-    sampler = UnitBatchSampler([np.array([0, 1, 2]), np.array([3, 4])], images_per_batch=2)
-    with image_batches(index_of(tmp_path, extents), sampler, workers, CPU) as decoded:
+    index = index_of(tmp_path, extents)
+    sampler = UnitBatchSampler([np.array([0, 1, 2]), np.array([3, 4])], 2, index)
+    with image_batches(index, sampler, workers, CPU) as decoded:
         batches = list(decoded)
     assert [batch.image_ids for batch in batches] == [(0, 10), (), (30,)]
     failures = [(failure.image_id, failure.failure) for batch in batches for failure in batch.failures]
@@ -219,13 +220,13 @@ def test_the_order_is_the_samplers_however_long_an_image_takes(files, monkeypatc
     real = images.decode_bgr
     order = np.random.default_rng(0).permutation(50)
 
-    def uneven(data, height, width):
-        pixels = real(data, height, width)
+    def uneven(*given):
+        pixels = real(*given)
         time.sleep(0.003 * (int(pixels[0, 0, 0]) % 3))
         return pixels
 
     monkeypatch.setattr(images, "decode_bgr", uneven)
-    with image_batches(files, UnitBatchSampler([order[:20], order[20:]], 8), workers, CPU) as decoded:
+    with image_batches(files, UnitBatchSampler([order[:20], order[20:]], 8, files), workers, CPU) as decoded:
         batches = list(decoded)
     assert [number // 10 for batch in batches for number in batch.image_ids] == order.tolist()
     levels = [int(level) for batch in batches for level in batch.pixels_bgr[:, 0, 0, 0]]
@@ -236,7 +237,7 @@ def test_decoders_stay_few_batches_ahead_and_end_with_the_block(files, monkeypat
     decoded = []
     real = images.decode_bgr
     monkeypatch.setattr(images, "decode_bgr", lambda *given: decoded.append(given) or real(*given))
-    with image_batches(files, UnitBatchSampler([np.arange(50)], 1), 2, CPU) as batches:
+    with image_batches(files, UnitBatchSampler([np.arange(50)], 1, files), 2, CPU) as batches:
         next(batches)
         assert {name.split("_")[0] for name in threads_left()} == {"decoder", "loader"}
         ahead = 0
@@ -253,12 +254,12 @@ def test_decoders_stay_few_batches_ahead_and_end_with_the_block(files, monkeypat
 @pytest.mark.parametrize("taken", [0, 1, 7, None], ids=["none", "one", "some", "all"])
 def test_nothing_is_left_when_a_block_is_left(files, workers, taken):
     before = threading.active_count()
-    with image_batches(files, UnitBatchSampler([np.arange(50)], 4), workers, CPU) as batches:
+    with image_batches(files, UnitBatchSampler([np.arange(50)], 4, files), workers, CPU) as batches:
         assert len(list(itertools.islice(batches, taken))) == (13 if taken is None else taken)
     assert not threads_left() and threading.active_count() == before
     with (
         pytest.raises(RuntimeError, match="out of memory"),
-        image_batches(files, UnitBatchSampler([np.arange(50)], 4), workers, CPU) as batches,
+        image_batches(files, UnitBatchSampler([np.arange(50)], 4, files), workers, CPU) as batches,
     ):
         list(itertools.islice(batches, taken))
         raise RuntimeError("out of memory")
@@ -269,7 +270,7 @@ def test_without_workers_there_is_no_thread_and_nothing_is_decoded_ahead(files, 
     threads, decoded = threading.active_count(), []
     real = images.decode_bgr
     monkeypatch.setattr(images, "decode_bgr", lambda *given: decoded.append(given) or real(*given))
-    with image_batches(files, UnitBatchSampler([np.arange(50)], 4), 0, CPU) as batches:
+    with image_batches(files, UnitBatchSampler([np.arange(50)], 4, files), 0, CPU) as batches:
         for number, _ in enumerate(batches, start=1):
             assert len(decoded) == min(4 * number, 50)
             assert threading.active_count() == threads
@@ -285,7 +286,7 @@ def test_nothing_forks_and_nothing_goes_through_shared_memory(files, monkeypatch
         return Path("/proc/self/maps").read_text().count("/dev/shm/")
 
     before = shared_mappings()
-    with image_batches(files, UnitBatchSampler([np.arange(50)], 4), 2, CPU) as batches:
+    with image_batches(files, UnitBatchSampler([np.arange(50)], 4, files), 2, CPU) as batches:
         for batch in batches:
             assert not batch.pixels_bgr.is_shared() and shared_mappings() == before
     assert not forks
@@ -295,7 +296,7 @@ def test_the_loader_draws_nothing_from_the_callers_random_state(files):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    with image_batches(files, UnitBatchSampler([np.arange(50)], 4), 2, CPU) as batches:
+    with image_batches(files, UnitBatchSampler([np.arange(50)], 4, files), 2, CPU) as batches:
         list(batches)
     assert torch.equal(torch.rand(3), expected)
 
@@ -336,6 +337,7 @@ def test_running_ahead_begins_in_its_own_thread():
 
 def test_a_file_that_cannot_be_read_is_a_failure(tmp_path):
     (tmp_path / "0.png").mkdir()  # and not one without permissions, which root reads
-    with image_batches(index_of(tmp_path, [(20, 30)]), UnitBatchSampler([np.array([0])], 1), 0, CPU) as batches:
+    index = index_of(tmp_path, [(20, 30)])
+    with image_batches(index, UnitBatchSampler([np.array([0])], 1, index), 0, CPU) as batches:
         (batch,) = batches
     assert batch.failures[0].failure == Failure("read", "Is a directory")
