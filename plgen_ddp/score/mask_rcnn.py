@@ -45,6 +45,7 @@ from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import resize_images
 from plgen_ddp.score.timing import stage
+from plgen_ddp.yaml_text import load_with_bases
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # detectron2 scripts functions at import, which newer torch deprecates
@@ -66,6 +67,14 @@ logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 _REMOTE = ("http://", "https://", "detectron2://")
 
 
+class _LocalCfg(CfgNode):  # type: ignore[misc]
+    """detectron2's configuration, whose `_BASE_` names files of this machine; its own also downloads."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        return load_with_bases(Path(filename), "detector.config")
+
+
 def read_detector_config(path: Path, options: DetectorConfig | None = None) -> CfgNode:
     """The detectron2 configuration at `path`, checked to be one that stage 1 can run.
 
@@ -75,10 +84,12 @@ def read_detector_config(path: Path, options: DetectorConfig | None = None) -> C
     Raises:
         UserError: not readable, an unknown key, Python objects in the YAML, not a two-stage detector with one class.
     """
-    cfg = get_cfg()
+    cfg = _LocalCfg(get_cfg())
     try:
         # detectron2 warns and falls back to unsafe YAML by default.
         cfg.merge_from_file(str(path), allow_unsafe=False)
+    except UserError:
+        raise
     except (YAMLError, KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError) as error:
         raise UserError(f"detector.config: {path} is not a detectron2 config: {one_line(error)}") from None
     model = cfg.MODEL
@@ -162,7 +173,7 @@ class MaskRcnn:
         self.device = device
         self.precision = resolve_precision(options.precision, device)
         with quiet_detectron2():
-            self.model: Any = build_model(cfg).eval()
+            self.model: Any = _built(cfg)
             if isinstance(weights, Path):
                 _load_weights(self.model, weights)
             else:
@@ -360,6 +371,21 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _torch_load(self, f: str) -> Any:
         return torch.load(f, map_location="cpu", weights_only=True)
+
+
+def _built(cfg: CfgNode) -> nn.Module:
+    """The model that a configuration describes, on its device.
+
+    Raises:
+        UserError: detectron2 has no such part, or cannot make it of that size.
+    """
+    try:
+        model: nn.Module = build_model(cfg).eval()
+    except (KeyError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError, MemoryError) as error:
+        raise UserError(f"detector.config: detectron2 cannot build this model: {one_line(error)}") from None
+    except RuntimeError as error:
+        raise UserError(f"detector.config: detectron2 cannot build this model: {first_sentence(error)}") from None
+    return model
 
 
 def _load_weights(model: nn.Module, weights: Path) -> None:
