@@ -67,7 +67,7 @@ logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 _REMOTE = ("http://", "https://", "detectron2://")
 
 
-class _LocalCfg(CfgNode):  # type: ignore[misc]
+class _LocalCfg(CfgNode):
     """detectron2's configuration, whose `_BASE_` names files of this machine; its own also downloads."""
 
     @classmethod
