@@ -18,7 +18,7 @@ import numpy as np
 
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import write_atomically
-from plgen_ddp.json_text import item_slices, member_slices, replaced, with_member
+from plgen_ddp.json_text import UNREADABLE, item_slices, member_slices, replaced, with_member
 from plgen_ddp.records import PseudoLabel, PseudoLabels
 
 T = TypeVar("T")
@@ -58,9 +58,9 @@ class _CategoryEmbedding(msgspec.Struct):
 class AnnotationKeys(msgspec.Struct, gc=False):
     """The part of an annotation that decides whether it is kept, and that a new id must not repeat."""
 
-    image_id: int
-    category_id: int
-    id: int | str | None = None
+    image_id: Id
+    category_id: Id
+    id: Id | str | None = None
 
 
 class Annotation(msgspec.Struct):
@@ -126,7 +126,7 @@ class CocoFile:
             raise UserError(f"{self._key}: cannot read {self.path}: {error.strerror}") from None
         try:
             return _Content(text, msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{self._key}: {self.path} is not a COCO-format JSON: {error}") from None
 
     def _loaded(self) -> "_Content":
@@ -241,7 +241,7 @@ class CocoFile:
         made = self._info().get("plgen_ddp")
         try:
             return None if made is None else msgspec.json.decode(made, type=dict[str, Any])
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
 
     def _annotations(self, category_ids: set[int], kind: type[T]) -> list[T]:
@@ -252,7 +252,7 @@ class CocoFile:
                 for key, text in zip(keys, texts, strict=True)
                 if key.category_id in category_ids
             ]
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{self._key}: {self.path}: an annotation is not COCO's: {error}") from None
 
     def write_labelled(
@@ -281,6 +281,9 @@ class CocoFile:
 
         Returns:
             How many base annotations were kept.
+
+        Raises:
+            UserError: no ids are left, or the folder cannot be written.
         """
         keys = self.annotation_keys()
         wanted = None if image_ids is None else set(image_ids)
@@ -289,6 +292,10 @@ class CocoFile:
         del keys
         kept = list(itertools.compress(self._decode("annotations", list[msgspec.Raw]) if stays else [], stays))
         first_id = min(lowest, 0) - 1
+        if first_id - len(columns) < -(2**63):
+            raise UserError(
+                f"{self._key}: {self.path} has annotation id {lowest}; no id of 64 bits is left below it for the labels"
+            )
         labels = columns.rows(first_id, box_score=box_score)
 
         parts: dict[str, bytes | msgspec.Raw] = dict(self._top)
@@ -338,7 +345,7 @@ class CocoFile:
     def _decode(self, name: str, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(self._top[name], type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             detail = str(error).replace("`$", f"`{name}")
             raise UserError(f"{self._key}: {self.path} is not a COCO-format JSON: {detail}") from None
 

@@ -10,6 +10,7 @@ import numpy as np
 from plgen_ddp.boxes import corners
 from plgen_ddp.coco import Category, read_json
 from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.json_text import UNREADABLE
 from plgen_ddp.label_quality import ImageBoxes
 
 
@@ -89,7 +90,7 @@ def read_box_file(path: Path, what: str) -> BoxFile:
         return msgspec.json.decode(read_json(path), type=BoxFile)
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"the {what} {path} is not a COCO-format JSON: {error}") from None
 
 

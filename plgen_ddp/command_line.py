@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from plgen_ddp import __version__
 from plgen_ddp.config import Config
 from plgen_ddp.console import one_line_errors, print_text
+from plgen_ddp.errors import UserError
 from plgen_ddp.options import expected_value, load_structured
 from plgen_ddp.screen_text import MESSAGE, visible
 
@@ -115,6 +116,10 @@ class _CommandLine(argparse.ArgumentParser):
             print_text(message.removesuffix("\n"), error=file is not sys.stdout)
 
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        with one_line_errors():
+            for word in sys.argv[1:] if args is None else args:
+                if any("\ud800" <= character <= "\udfff" for character in word):
+                    raise UserError(f"{word!r} is not UTF-8; rename that file or folder, and give its new name")
         arguments = super().parse_intermixed_args(args, namespace)
         if arguments.print_config:
             print_text(self._configuration(arguments).rstrip())

@@ -4,6 +4,9 @@ import difflib
 import os
 from collections.abc import Iterable
 
+# Longer words are not compared: that takes their length squared.
+_LONGEST = 200
+
 
 class UserError(ValueError):
     """A wrong key, path, name or file. The message is one line: what is wrong, and the fix."""
@@ -21,7 +24,9 @@ class StoppedError(Exception):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word that looks most like `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    if len(word) > _LONGEST:
+        return ""
+    close = difflib.get_close_matches(word, [one for one in known if len(one) <= _LONGEST], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def write_coco(path: Path, images: Iterable[dict[str, Any]], names: Sequence[str
     Raises:
         UserError: a name twice, an empty one, or the folder cannot be written.
     """
-    if repeated := next((name for name in names if not name.strip() or names.count(name) > 1), None):
+    if repeated := next((name for name, count in Counter(names).items() if count > 1 or not name.strip()), None):
         raise UserError(f"--names: {repeated!r} is given twice, or empty")
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     entries = {"images": list(images), "annotations": [], "categories": categories}

@@ -13,14 +13,18 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
+from yaml import YAMLError
 
-from plgen_ddp.errors import UserError, one_line, suggestion
+from plgen_ddp.errors import UserError, suggestion
+from plgen_ddp.yaml_text import MAX_BASES, load_yaml, parse_yaml, reason
 
 T = TypeVar("T")
 
 # Dotted keys that must have a value, or a function that returns them for a loaded configuration.
 Required = Sequence[str] | Callable[[Any], Sequence[str]]
+
+# `${...}` in a whole configuration. Options that name each other twice would double at every step.
+_MAX_REFERENCES = 16
 
 
 def check(holds: bool, key: str, value: object, expected: str) -> None:
@@ -91,8 +95,10 @@ def load_structured(
     """
     path = _config_file(name_or_path)
     options = options_of(schema)
-    values, folders = _read(path, options)
+    values, folders = _read(path, options, (), [])
     values |= dict(_parse_override(word, options) for word in overrides)
+    if (references := sum(map(_references, values.values()))) > _MAX_REFERENCES:
+        raise UserError(f"{path} has {references} references of the form ${{...}}; at most {_MAX_REFERENCES} are read")
     # ${package:FILE} in a config: the demo's data and weights, wherever the package is installed.
     OmegaConf.register_new_resolver("package", lambda name: str(Path(__file__).parent / name), replace=True)
     tree: DictConfig = OmegaConf.structured(schema)
@@ -177,23 +183,28 @@ def _config_file(name_or_path: str | Path) -> Path:
 
 
 def _read(
-    path: Path, options: Mapping[str, "Field[Any]"], readers: Sequence[Path] = ()
+    path: Path, options: Mapping[str, "Field[Any]"], readers: Sequence[Path], bases: list[Path]
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """The values in a YAML file and in the files under its `base`, and the folder that each comes from, by dotted key.
 
     Args:
         readers: the files that led to this one by their `base`.
+        bases: all files that were read for their `base`; this function adds to it.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        content = load_yaml(path)
+    except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {_reason(error)}") from None
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a mapping of sections")
     values: dict[str, Any] = {}
     folders: dict[str, Path] = {}
     for base in _bases(content.pop("base", []), path, readers):
-        found, places = _read(base, options, (*readers, path))
+        bases.append(base)
+        if len(bases) > MAX_BASES:
+            raise UserError(f"base in {path}: more than {MAX_BASES} files in all; merge some of them")
+        found, places = _read(base, options, (*readers, path), bases)
         values, folders = values | found, folders | places
     own: dict[str, Any] = {}
     sections = _sections(options)
@@ -240,10 +251,18 @@ def _parse_override(word: str, options: Mapping[str, "Field[Any]"]) -> tuple[str
     if get_origin(kind) is tuple and text != "null" and not text.startswith("["):
         text = f"[{text}]"
     try:
-        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (YAMLError, OmegaConfBaseException) as error:
+        return key, parse_yaml(text)
+    except YAMLError as error:
         raise UserError(f"{key}: {text!r} is not valid YAML: {_reason(error)}") from None
-    return key, parsed["value"]
+
+
+def _references(value: Any) -> int:
+    """How many `${...}` a value holds."""
+    if isinstance(value, dict):
+        return sum(map(_references, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_references, value))
+    return value.count("${") if isinstance(value, str) else 0
 
 
 def _is_text(text: str, option: "Field[Any]") -> bool:
@@ -350,8 +369,5 @@ def _shown(value: object) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, on one line. Other libraries add excerpts and lines about their own objects."""
-    if isinstance(error, MarkedYAMLError) and error.problem:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return f"line {line}: {error.problem}"
-    return one_line(error).split(" full_key:")[0]
+    """What is wrong, on one line. OmegaConf adds lines about its own objects."""
+    return reason(error).split(" full_key:")[0]

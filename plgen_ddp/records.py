@@ -5,6 +5,7 @@ name. Every record is checked when it is built.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -46,6 +47,8 @@ class Similarity:
 
     def __post_init__(self) -> None:
         assert self.rule in ("softmax", "sigmoid"), f"rule is {self.rule!r}, expected softmax or sigmoid"
+        assert 0 < self.temperature < math.inf, f"temperature is {self.temperature!r}, expected a positive number"
+        assert math.isfinite(self.bias), f"bias is {self.bias!r}, expected a finite number"
 
 
 @dataclass(frozen=True, slots=True)

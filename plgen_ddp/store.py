@@ -39,6 +39,9 @@ from plgen_ddp.store_index import PartContent, contents_of_parts
 # Raised when the layout of the parts changes: an old store must not be read as a new one.
 FORMAT = 2
 
+# Numbers of an embedding; those of the largest encoders have a few thousand.
+_LONGEST_EMBEDDING = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -59,6 +62,14 @@ class Manifest:
     versions: Mapping[str, str]
     annotations: str | None = None
     vocabulary: FixedVocabulary | None = None
+
+    def __post_init__(self) -> None:
+        assert isinstance(self.dim, int) and 0 <= self.dim <= _LONGEST_EMBEDDING, f"dim is {self.dim!r}"
+        dataset, clip = self.identity.get("dataset", {}), self.identity.get("clip")
+        assert isinstance(dataset, Mapping), f"dataset is {dataset!r}"
+        assert clip is None or isinstance(clip, Mapping), f"clip is {clip!r}"
+        assert clip is None or isinstance(clip.get("weights"), str | None), "clip.weights is no digest"
+        assert isinstance(self.annotations, str | None), f"annotations is {self.annotations!r}"
 
     def fingerprint(self) -> str:
         """SHA-256 of the identity, hexadecimal."""
@@ -108,8 +119,8 @@ class RegionStore:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"run.output: no region store at {self.folder}; make one with launch/score.py") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"run.output: cannot read {path}: {error}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"run.output: cannot read {path}: {one_line(error)}") from None
         if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
             raise UserError(
                 f"run.output: the store in {self.folder} has format {content['format']}, and this version reads "
@@ -120,9 +131,9 @@ class RegionStore:
             if content.get("vocabulary") is not None:
                 content["vocabulary"] = FixedVocabulary.of(**content["vocabulary"])
             manifest = Manifest(**content | {"similarity": Similarity(**content["similarity"])})
-            _ = manifest.identity["dataset"], manifest.versions.items()
+            _ = manifest.identity["dataset"]["digest"], manifest.versions.items()
             return manifest
-        except (TypeError, KeyError, AttributeError):
+        except (TypeError, ValueError, KeyError, AttributeError, AssertionError):
             raise UserError(f"run.output: {path} is not the manifest of a region store") from None
 
     # The parts.

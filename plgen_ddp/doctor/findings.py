@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plgen_ddp.errors import UserError, user_message
+from plgen_ddp.screen_text import MESSAGE, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Finding:
 
     def line(self) -> str:
         """The finding as a person reads it."""
-        return f"{self.level:<8} {self.subject}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
+        line = f"{self.level:<8} {self.subject}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
+        return visible(line, MESSAGE)
 
 
 def checked(subject: str, work: Callable[[], str], remedy: str) -> Finding:

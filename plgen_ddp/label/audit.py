@@ -218,7 +218,8 @@ def _of_labels(
     """Pseudo labels are those that `info` lists, of novel names, and lie in their images."""
     if len(labelled.ids) != labelled.pseudo_labels:
         yield f"there are {len(labelled.ids)} pseudo labels, and info says {labelled.pseudo_labels}"
-    novel_ids = [category_id for category_id, name in name_of.items() if name in labelled.novel]
+    novel = set(labelled.novel)
+    novel_ids = [category_id for category_id, name in name_of.items() if name in novel]
     known = np.isin(labelled.image_ids, list(extents.keys() & set(image_ids)))
     readable = ~np.isnan(labelled.confidences)
     corner, size = labelled.boxes_xywh[:, :2], labelled.boxes_xywh[:, 2:]

@@ -32,6 +32,7 @@ from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256
 from plgen_ddp.image_files import dataset_digest
+from plgen_ddp.json_text import UNREADABLE
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
 from plgen_ddp.options import given
 from plgen_ddp.records import FixedVocabulary, ImportSummary, Regions, Similarity
@@ -159,7 +160,7 @@ class _Scores:
             objectness = np.array(_NUMBERS.decode(file.rpn_score_all_list[row]), np.float64)
             score = _first(_RANKED.decode(file.clip_score_all_list[row]), np.float64)
             category_id = _first(_RANKED_IDS.decode(file.clip_catIDs_all_list[row]), np.int64)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise _not_scores(path, f"image {image_id}: {one_line(error)}") from None
         if not len(boxes) == len(objectness) == len(score) == len(category_id):
             counts = f"{len(boxes)} boxes, {len(objectness)} RPN scores, {len(score)} CLIP scores"
@@ -214,7 +215,7 @@ def _read(path: Path) -> _File:
             raise _not_scores(path, "it is empty") from None
     try:
         file = msgspec.json.decode(content, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         not_a_number = content.find(b"NaN") >= 0 or content.find(b"Infinity") >= 0
         raise _not_scores(path, "it holds NaN or Infinity" if not_a_number else one_line(error)) from None
     for key in _File.__struct_fields__:

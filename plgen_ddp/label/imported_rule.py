@@ -44,7 +44,8 @@ def imported_rule(plan: LabelPlan, manifest: Manifest, fixed: FixedVocabulary) -
     """
     _check_rule(plan, manifest)
     _check_names(fixed_vocabulary(plan.vocabulary, plan.templates), fixed)
-    place = np.array([plan.vocabulary.novel.index(name) for name in fixed.names], np.int64)
+    place_of = {name: place for place, name in enumerate(plan.vocabulary.novel)}
+    place = np.array([place_of[name] for name in fixed.names], np.int64)
     nothing = np.empty((len(plan.table.words), 0), np.float32)
     return ImportedRule(plan.config.label, plan.table, nothing, manifest.similarity, place=place)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from plgen_ddp.coco import CocoFile, Id
 from plgen_ddp.errors import UserError
+from plgen_ddp.json_text import UNREADABLE
 
 # Annotations that are decoded at once: all of a train2017 as Python's objects would take a gigabyte.
 _CHUNK = 10_000
@@ -163,7 +164,7 @@ def read_annotations(coco: CocoFile) -> tuple[Annotations, list[msgspec.Raw]]:
             columns[0, start : start + len(keys)] = [key.image_id for key in keys]
             columns[1, start : start + len(keys)] = [key.category_id for key in keys]
             ids.append(_ids([key.id for key in keys]))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{coco.path}: an annotation is not COCO's: {error}") from None
     every_id = np.concatenate(ids or [np.empty(0, np.int64)])
     return Annotations(text_hashes, every_id, columns[0], columns[1]), texts
@@ -198,12 +199,12 @@ def _ids(ids: list[int | str | None]) -> np.ndarray:
 def _boxes(texts: Sequence[msgspec.Raw]) -> Sequence[_Box | None]:
     try:
         return msgspec.json.decode(b"[" + b",".join(texts) + b"]", type=list[_Box])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return [_box(text) for text in texts]
 
 
 def _box(text: msgspec.Raw) -> _Box | None:
     try:
         return msgspec.json.decode(text, type=_Box)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None

@@ -23,8 +23,9 @@ def read_score_thresholds(options: LabelConfig, novel: Sequence[str]) -> np.ndar
         given = checked_thresholds(read_yaml(Path(given), key), f"{key}: {given}")
     if not isinstance(given, dict):
         return np.full(len(novel), given)
+    known = set(novel)
     for name in given:
-        if name != _OTHERS and name not in novel:
+        if name != _OTHERS and name not in known:
             raise UserError(f"{key}: {name!r} is not a novel name{suggestion(name, novel)}")
     absent = [name for name in novel if name not in given]
     if absent and _OTHERS not in given:

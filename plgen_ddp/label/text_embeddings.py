@@ -1,14 +1,16 @@
 """Text embeddings of names, kept with the region store: a name that was embedded once needs no encoder again."""
 
+import contextlib
 import hashlib
 import io
 import json
+import math
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -52,12 +54,8 @@ class TextEmbeddings:
         if self._path is None:
             return
         # A damaged cache costs a minute of CLIP; it is no reason to stop.
-        try:
-            with np.load(self._path, allow_pickle=False) as stored:
-                if stored["embeddings"].shape[1:] == (dim,):
-                    self._known = dict(zip(stored["keys"].tolist(), stored["embeddings"], strict=True))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            self._known = _read_cache(self._path, dim)
 
     def knows(self, words: Sequence[tuple[str, ...]]) -> bool:
         """Whether all of these names were embedded before."""
@@ -100,6 +98,38 @@ class TextEmbeddings:
         except UserError as error:  # a store may be another's, to read only
             self._writable = False
             print_line(f"note: the names are embedded anew each time: {error}", error=True)
+
+
+def _read_cache(path: Path, dim: int | None) -> dict[str, np.ndarray]:
+    """The embeddings by key in a cache; none where they have another length than `dim`.
+
+    A few bytes can ask for any amount of memory: what is packed, or promises more values than the file holds, is
+    refused before it is read.
+
+    Raises:
+        OSError, ValueError, KeyError, EOFError, BadZipFile: no cache, or a damaged one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
+                raise ValueError("it is packed")
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2
+                shape, _, kind = read_header(file)
+                if math.prod(shape) * kind.itemsize != member.file_size - file.tell():
+                    raise ValueError("it promises another number of values than it holds")
+    with np.load(path, allow_pickle=False) as stored:
+        keys, embeddings = stored["keys"], stored["embeddings"]
+    if embeddings.shape[1:] != (dim,):
+        return {}
+    if keys.dtype.kind != "U" or embeddings.dtype != np.float32 or not np.isfinite(embeddings).all():
+        raise ValueError("it holds other values than embeddings")
+    return dict(zip(keys.tolist(), embeddings, strict=True))
+
+
+def _header_2(file: IO[bytes]) -> Any:
+    return np.lib.format.read_array_header_2_0(file)
 
 
 def _shown(names: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -1,19 +1,21 @@
 """Class names: the novel ones to score against, the base ones whose annotations stay, and the prompt templates."""
 
+import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plgen_ddp.coco import Category, CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError, one_line, suggestion
 from plgen_ddp.options import option_value
+from plgen_ddp.yaml_text import load_yaml, reason
+
+_LARGEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,13 @@ class Vocabulary:
             present = [value for value in values if value is not None]
             if not present:
                 raise UserError(f"{key}: novel_where: no category of {coco.path} has the key {name!r}")
+            kept, known = _identities(wanted), _identities(present)
             for one in wanted:
-                if not any(_equal(one, value) for value in present):
+                if not _identities([one]) <= known:
                     shown = ", ".join(map(repr, list(dict.fromkeys(map(str, present)))[:10]))
                     raise UserError(f"{key}: novel_where: no category has {name} {one!r}; values there are {shown}")
             for category, value in zip(categories, values, strict=True):
-                if not any(_equal(one, value) for one in wanted):
+                if not _identities([value]) & kept:
                     chosen.pop(category.name, None)
         if not chosen:
             raise UserError(f"{key}: novel_where: no category has all of {self.novel_where}")
@@ -76,10 +79,20 @@ class Vocabulary:
         return found
 
     def new_categories(self, categories: Sequence[Category]) -> list[Category]:
-        """Categories for the novel names that no category has, with ids behind the largest."""
+        """Categories for the novel names that no category has, with ids behind the largest.
+
+        Raises:
+            UserError: the largest is so large that none are left.
+        """
         known = {category.name for category in categories}
         first = max((category.id for category in categories), default=0) + 1
-        return [Category(first + n, name) for n, name in enumerate(name for name in self.novel if name not in known)]
+        new = [Category(first + n, name) for n, name in enumerate(name for name in self.novel if name not in known)]
+        if new and new[-1].id > _LARGEST_ID:
+            raise UserError(
+                f"label.add_categories: the JSON has category id {first - 1}, and ids end at {_LARGEST_ID}; give that "
+                "category a smaller one"
+            )
+        return new
 
     def category_ids(self, categories: Sequence[Category], key: str = "label.vocabulary") -> tuple[list[int], set[int]]:
         """(ids of the novel names in their order, ids of the base categories).
@@ -160,11 +173,7 @@ def read_templates(config: Config) -> tuple[str, ...]:
     if not templates:
         raise UserError("label.templates: it has no template")
     for template in templates:
-        try:
-            whole = "\0" in template.format("\0", article="a")
-        except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-            whole = False
-        if not whole:
+        if not _is_template(template):
             raise UserError(
                 f"label.templates: {template!r} must hold {{}} for the name and may hold {{article}}, no other"
             )
@@ -182,9 +191,22 @@ def _conditions(given: Any, key: str) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def _equal(wanted: Any, value: Any) -> bool:
-    """Whether a value of a category is the wanted one; JSON's true is not 1."""
-    return bool(wanted == value) and isinstance(wanted, bool) == isinstance(value, bool)
+def _is_template(text: str) -> bool:
+    """Whether the text has one place for the name and none but that and the article's.
+
+    A width in a place, such as {:>1000000000}, would make a prompt of that length.
+    """
+    try:
+        places = [place[1:] for place in string.Formatter().parse(text) if place[1] is not None]
+    except ValueError:
+        return False
+    plain = all(name in ("", "article") and not width and not conversion for name, width, conversion in places)
+    return plain and sum(name == "" for name, *_ in places) == 1
+
+
+def _identities(values: Iterable[Any]) -> set[tuple[bool, Any]]:
+    """What tells the values apart; JSON's true is not 1. Lists and objects are never a wanted value."""
+    return {(isinstance(value, bool), value) for value in values if isinstance(value, (str, int, float))}
 
 
 def _level(given: dict[Any, Any], level: str, key: str) -> dict[str, tuple[str, ...]]:
@@ -220,7 +242,7 @@ def _check_hierarchy(vocabulary: Vocabulary, key: str) -> None:
             # Without `base`, any other category of the JSON may be meant; `category_ids` checks that it is one.
             if vocabulary.base is not None and not vocabulary.novel_where and name not in names:
                 raise UserError(f"{what}, which is no novel or base name{suggestion(name, names)}")
-            twice = sorted({word for word in words if words.count(word) > 1})
+            twice = sorted(word for word, count in Counter(words).items() if count > 1)
             if twice:
                 raise UserError(f"{what} repeat {', '.join(twice)}")
             taken = sorted(others.intersection(words) - {name})
@@ -246,6 +268,6 @@ def read_yaml(path: Path, key: str) -> Any:
         UserError: it is not valid YAML.
     """
     try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{key}: {path} is not valid YAML: {one_line(error)}") from None
+        return load_yaml(path)
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{key}: {path} is not valid YAML: {reason(error)}") from None

@@ -76,5 +76,6 @@ def judge_images(labels: Path, objects: NovelObjects, image_ids: Iterable[int]) 
 
 def _by_image(rows: Iterable[BoxRow], name_of: dict[int, str], names: tuple[str, ...]) -> dict[int, ImageBoxes]:
     """The boxes of the named categories by image; a box's name is its place in `names`."""
-    places = {category_id: names.index(name) for category_id, name in name_of.items() if name in names}
+    place_of = {name: place for place, name in enumerate(names)}
+    places = {category_id: place_of[name] for category_id, name in name_of.items() if name in place_of}
     return boxes_by_image((row for row in rows if row.category_id in places), places)

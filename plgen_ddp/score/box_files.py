@@ -25,6 +25,7 @@ from plgen_ddp.config import DetectorConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
 from plgen_ddp.files import file_sha256
+from plgen_ddp.json_text import UNREADABLE
 from plgen_ddp.options import deciding
 from plgen_ddp.score.images import ImageBatch
 from plgen_ddp.score.proposals import Proposals
@@ -168,14 +169,14 @@ def _json_chunks(path: Path) -> Iterator[BoxColumns]:
         try:
             # Mapped, so that the ranks of a node share one copy. The entries are views of it and keep it open.
             entries = _entries(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (ValueError, msgspec.DecodeError) as error:  # an empty file cannot be mapped
+        except (ValueError, *UNREADABLE) as error:  # an empty file cannot be mapped
             raise _not_boxes(path, one_line(error)) from None
     decoder = msgspec.json.Decoder(_Result)
     for start in range(0, len(entries), _CHUNK):
         results: list[_Result] = []
         try:
             results.extend(map(decoder.decode, entries[start : start + _CHUNK]))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise _not_boxes(path, f"entry {start + len(results)}: {one_line(error)}") from None
         yield _columns(
             np.array([result.image_id for result in results], np.int64),

@@ -36,7 +36,7 @@ from yaml import YAMLError
 
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.device import DTYPES, resolve_precision
-from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.errors import UserError, first_sentence, one_line
 from plgen_ddp.options import deciding
 from plgen_ddp.score.agreement import agreement, box_iou
 from plgen_ddp.score.detector_weights import load_detector_weights, read_detector_weights
@@ -46,6 +46,7 @@ from plgen_ddp.score.proposals import Proposals
 from plgen_ddp.score.resample import resize_images
 from plgen_ddp.score.timing import stage
 from plgen_ddp.weight_files import refuse_url
+from plgen_ddp.yaml_text import load_with_bases
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # detectron2 scripts functions at import, which newer torch deprecates
@@ -66,9 +67,8 @@ class _LocalCfg(CfgNode):
     """detectron2's configuration, whose `_BASE_` names files of this machine; its own also downloads."""
 
     @classmethod
-    def _open_cfg(cls, filename: str) -> Any:
-        refuse_url(filename, "detector.config: _BASE_")
-        return Path(filename).open(encoding="utf-8")
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        return load_with_bases(Path(filename), "detector.config")
 
 
 def read_detector_config(path: Path, options: DetectorConfig | None = None) -> CfgNode:
@@ -187,7 +187,7 @@ class MaskRcnn:
         self.device = device
         self.precision = resolve_precision(options.precision, device)
         with quiet_detectron2():
-            self.model: Any = build_model(cfg).eval()
+            self.model: Any = _built(cfg)
             if isinstance(weights, Path):
                 state, self._weights_digest = read_detector_weights(weights)
                 load_detector_weights(self.model, state, weights)
@@ -379,6 +379,21 @@ def _box_passes(
         (functools.partial(predict, head, predictor), predictor)
         for head, predictor in zip(heads, predictors, strict=True)
     ]
+
+
+def _built(cfg: CfgNode) -> nn.Module:
+    """The model that a configuration describes, on its device.
+
+    Raises:
+        UserError: detectron2 has no such part, or cannot make it of that size.
+    """
+    try:
+        model: nn.Module = build_model(cfg).eval()
+    except (KeyError, ValueError, TypeError, AssertionError, AttributeError, ArithmeticError, MemoryError) as error:
+        raise UserError(f"detector.config: detectron2 cannot build this model: {one_line(error)}") from None
+    except RuntimeError as error:
+        raise UserError(f"detector.config: detectron2 cannot build this model: {first_sentence(error)}") from None
+    return model
 
 
 @contextlib.contextmanager
