@@ -93,7 +93,7 @@ def status_of(store: RegionStore, folder: Path) -> StoreStatus:
         parts=len(contents),
         bytes=sum(status.st_size for status in stats.values()),
         settings=manifest.identity,
-        conditions=Counter(content.conditions for content in contents.values()),
+        conditions=dict(Counter(content.conditions for content in contents.values())),
         holder=holder,
         at_work=at_work,
         images_per_second=rate,
