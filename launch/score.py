@@ -32,7 +32,7 @@ from plgen_ddp.label.job import check_before_scoring, label_store
 from plgen_ddp.label.plan import LABELLING_REQUIRES, plan_labelling
 from plgen_ddp.options import given
 from plgen_ddp.run_lock import RunLock
-from plgen_ddp.score.images import units_of_rank
+from plgen_ddp.score.dealing import deal_units
 from plgen_ddp.score.job import (
     ScoringData,
     check_any_box,
@@ -93,7 +93,7 @@ def score_locked(world: World, config: Config, dataset: ScoringData, lock: RunLo
     models = world.everywhere(lambda: load_models(config, weights, device))
 
     plan = world.from_main(lambda: plan_work(config, dataset, models))
-    own = units_of_rank(plan.units, world.rank, world.size)
+    own = deal_units(plan.units, world.rank, world.size, lambda share: world.count(1, f"units of {share}") - 1)
 
     def advance(images: int) -> None:
         lock.check()

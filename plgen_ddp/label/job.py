@@ -24,6 +24,7 @@ from plgen_ddp.label.provenance import provenance
 from plgen_ddp.manifest import Manifest
 from plgen_ddp.processor import without_garbage_collection
 from plgen_ddp.records import LabelSummary, PseudoLabels
+from plgen_ddp.screen_text import visible_name
 
 
 def check_before_scoring(config: Config, scored: np.ndarray) -> None:
@@ -72,7 +73,8 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         UserError: no store, an incomplete one, one of other images, an encoder that is not the store's, or a leak.
     """
     if plan.added:
-        print_line(f"adding {len(plan.added)} categories: {', '.join(category.name for category in plan.added)}")
+        names = ", ".join(visible_name(category.name) for category in plan.added)
+        print_line(f"adding {len(plan.added)} categories: {names}")
     with without_garbage_collection():
         (done,) = label_plans([plan])
         return write_labels(done)
