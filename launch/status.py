@@ -13,7 +13,7 @@ from pathlib import Path
 
 from plgen_ddp.command_line import command_line
 from plgen_ddp.config import load_config
-from plgen_ddp.console import one_line_errors, print_line
+from plgen_ddp.console import one_line_errors, print_line, print_text
 from plgen_ddp.options import given
 from plgen_ddp.store import store_of
 from plgen_ddp.store_status import status_of
@@ -27,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> int:
         config = load_config(arguments.config, arguments.overrides, ("run.output",))
         status = status_of(store_of(config), Path(given(config.run.output)))
         if arguments.json:
-            print_line(status.as_json())
+            print_text(status.as_json())
         else:
             for line in status.lines():
                 print_line(line)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from plgen_ddp.command_line import command_line
 from plgen_ddp.config import load_config
-from plgen_ddp.console import one_line_errors, print_line
+from plgen_ddp.console import one_line_errors, print_line, print_text
 from plgen_ddp.options import given
 from plgen_ddp.run_lock import locked
 from plgen_ddp.store import store_of
@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
                     lines.append("wrote manifest.json again from what the parts carry")
         for line in lines:
             print_line(line, error=True)
-        print_line(found.as_json() if arguments.json else found.summary())
+        print_text(found.as_json() if arguments.json else found.summary())
     return 1 if found.bad and not arguments.repair else 0
 
 
