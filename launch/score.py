@@ -31,8 +31,10 @@ from plgen_ddp.device import prepare_device
 from plgen_ddp.label.job import check_before_scoring, label_store
 from plgen_ddp.label.plan import LABELLING_REQUIRES, plan_labelling
 from plgen_ddp.options import given
+from plgen_ddp.run_lock import RunLock
 from plgen_ddp.score.dealing import deal_units
 from plgen_ddp.score.job import (
+    ScoringData,
     check_any_box,
     check_coverage,
     fetch,
@@ -78,15 +80,28 @@ def score(world: World, config: Config, *, label: bool) -> int:
     dataset = world.from_main(lambda: read_dataset(config))
     if label:
         world.from_main(lambda: check_before_scoring(config, dataset.index.image_ids))
+    with RunLock(Path(given(config.run.output))) as lock:
+        images = len(dataset.index.image_ids)
+        world.from_main(lambda: lock.acquire(images, parent=world.under_torchrun))
+        return score_locked(world, config, dataset, lock)
+
+
+def score_locked(world: World, config: Config, dataset: ScoringData, lock: RunLock) -> int:
+    """`score` for the one job that holds the lock of the folder; rank 0 has it."""
     weights = world.once_a_node(lambda: fetch(config))
     device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
     models = world.everywhere(lambda: load_models(config, weights, device))
 
     plan = world.from_main(lambda: plan_work(config, dataset, models))
     own = deal_units(plan.units, world.rank, world.size, lambda share: world.count(1, f"units of {share}") - 1)
+
+    def advance(images: int) -> None:
+        lock.check()
+        progress.advance(images)
+
     with Progress(world.count, sum(map(len, plan.units)), shown=world.is_main) as progress:
         with finishing_batches():
-            summary = score_units(config, dataset.index, own, models, progress.advance)
+            summary = score_units(config, dataset.index, own, models, advance)
         summaries = world.gather(summary)
     world.close()
 

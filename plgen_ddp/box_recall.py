@@ -59,7 +59,7 @@ def box_recall(
     found = {group: np.zeros((len(LIMITS), len(IOUS)), np.int64) for group in objects}
     for path in sorted({part_of[image_id] for image_id in stored}):
         for image in store.read_part(path, embeddings=False):
-            if image.image_id in extents:
+            if image.image_id in extents and part_of[image.image_id] == path:
                 _check_extent(store, image, extents[image.image_id])
                 boxes = image.boxes_xyxy[np.argsort(-image.objectness, kind="stable")].astype(np.float64)
                 for group, of_image in objects.items():

@@ -193,6 +193,11 @@ class RunConfig:
     retry_failures: bool = False
     """Whether images that failed in an earlier run are scored again, together with the parts that hold them."""
 
+    repair: bool = False
+    """Whether the parts of the store are read and compared with their checksums before the scoring, and those that are
+    damaged, of another store, or that disagree with others about an image are removed; their images are scored again.
+    launch/verify.py shows them first."""
+
     def __post_init__(self) -> None:
         check(self.device in ("auto", "cuda", "cpu"), "run.device", self.device, "auto, cuda or cpu")
         check(self.images_per_batch > 0, "run.images_per_batch", self.images_per_batch, "1 or more")

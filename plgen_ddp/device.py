@@ -4,6 +4,7 @@ import resource
 import sys
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
+from typing import Any
 
 import torch
 
@@ -42,6 +43,23 @@ def prepare_device(run: RunConfig, local_rank: int) -> torch.device:
     torch.cuda.set_device(local_rank)
     torch.backends.cudnn.allow_tf32 = False  # "fp32" means float32; fp16 is the faster choice
     return torch.device("cuda", local_rank)
+
+
+def conditions_of(run: RunConfig, device: torch.device, clip_batch: int) -> dict[str, Any]:
+    """What may change the last digits of what a rank makes, beside the settings that belong to a store's identity.
+
+    oneDNN sums in another order on another number of threads or with other instructions; a matrix product may do so
+    for another batch.
+
+    Args:
+        clip_batch: crops in a batch of the encoder.
+    """
+    own: dict[str, Any] = {"run.threads": run.threads, "clip.batch_size": clip_batch}
+    if device.type == "cuda":
+        own |= {"run.images_per_batch": run.images_per_batch, "GPU": torch.cuda.get_device_name(device)}
+    else:
+        own["CPU's instructions"] = torch.backends.cpu.get_cpu_capability()
+    return own | {"versions": installed_versions("plgen_ddp", "torch", "torchvision", "numpy", "cv2", "clip")}
 
 
 def peak_gpu_memory(device: torch.device) -> int:

@@ -3,36 +3,73 @@
 import contextlib
 import hashlib
 import os
+import re
+import secrets
+import socket
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from plgen_ddp.errors import UserError
 
+# A temporary file of another machine, or of a process that lives, is left over when nobody wrote to it for so long.
+_ABANDONED = 24 * 3600.0
 
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+
+def write_atomically(path: Path, chunks: Iterable[bytes], *, make_folder: bool = True) -> None:
     """Writes a file under a temporary name beside `path`, flushes it to disk, and renames it.
 
     A file that exists under `path` is therefore complete. The folder is flushed too, so that the name survives a
     power failure.
 
+    Args:
+        make_folder: makes the folder of `path` where there is none.
+
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name beside `path` that no other process has, on any host that shares the folder: .NAME.HOST.PID.RANDOM.tmp."""
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes the temporary files in a folder whose writers were killed; those of writers at work stay.
+
+    On this host the writer's process tells. A file of another host is left over a day after its last change.
+    """
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # its writer has just given it its name
+            if _is_left_over(path):
+                path.unlink()
+
+
+def flush_folder(folder: Path) -> None:
+    """Some file systems cannot flush a folder; the file itself is safe there too."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
@@ -75,11 +112,24 @@ def digest_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _flush_folder(folder: Path) -> None:
-    """Some file systems cannot flush a folder; the file itself is safe there too."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _is_left_over(path: Path) -> bool:
+    words = path.name.removesuffix(".tmp").rsplit(".", 3)
+    writer = re.fullmatch(r"[0-9a-f]{8}", words[-1]) and words[-3] == _host() and words[-2].isdecimal()
+    if writer and not process_exists(int(words[-2])):
+        return True
+    return path.stat().st_mtime < time.time() - _ABANDONED
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of this machine has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # it belongs to somebody else
+        return True
+    return True
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]

@@ -137,6 +137,18 @@ class Regions:
         return cls(image_id, nothing.reshape(0, 4), nothing, empty, failure=Failure(stage, reason))
 
 
+def same_regions(one: Regions, other: Regions) -> bool:
+    """Whether two records of an image agree to the last bit."""
+
+    def same(name: str) -> bool:
+        before, after = getattr(one, name), getattr(other, name)
+        if isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
+            return before.dtype == after.dtype and np.array_equal(before, after)
+        return before is after or (type(before) is type(after) and bool(before == after))
+
+    return all(same(column.name) for column in fields(Regions))
+
+
 @dataclass(frozen=True, slots=True)
 class RankSummary:
     """What one rank did in stage 1.

@@ -8,72 +8,40 @@ store.
     <folder>/index.parquet     which images each part holds; made when it is missing or out of date
     <folder>/parts/<first image id>-<images>-<digest of the image ids>.parquet
 
-`plgen_ddp.part_layout` says what a part holds.
+`plgen_ddp.part_layout` says what a part holds, `plgen_ddp.part_seal` what it says about itself: the manifest, so that a
+lost one is made again; SHA-256 of its content; and under which conditions it was made.
+
+An image may be in two parts, where two jobs once wrote here. Equal copies are no error, and the first part by name
+counts; `run.repair=true` mends a store of unequal ones.
 """
 
 import functools
-import hashlib
-import io
 import json
-import queue
-import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
-from plgen_ddp.files import write_atomically
+from plgen_ddp.files import flush_folder, remove_left_over, write_atomically
+from plgen_ddp.manifest import DamagedManifestError, Manifest, differences, read_manifest
 from plgen_ddp.options import given
-from plgen_ddp.part_layout import IMPORTED_SCHEMA, SCHEMA, image_of_nan, regions_of, to_table, wrong_values
-from plgen_ddp.records import FixedVocabulary, Regions, Similarity
+from plgen_ddp.part_layout import IMPORTED_SCHEMA, SCHEMA, image_of_nan, regions_of, wrong_values
+from plgen_ddp.part_seal import Seal
+from plgen_ddp.part_writer import part_bytes, part_name
+from plgen_ddp.processor import available_cores
+from plgen_ddp.records import Regions, same_regions
 from plgen_ddp.store_index import PartContent, contents_of_parts
 
-# Raised when the layout of the parts changes: an old store must not be read as a new one.
-FORMAT = 2
-
-# Numbers of an embedding; those of the largest encoders have a few thousand.
-_LONGEST_EMBEDDING = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What made a store.
-
-    Attributes:
-        dim: length of an embedding.
-        similarity: how a cosine becomes a probability, by the encoder that made the embeddings.
-        identity: what decides the content (dataset, weights, settings), nested mappings of plain values.
-        versions: of the libraries at the start. Another version changes last digits, so it is recorded, not enforced.
-        annotations: the JSON that was scored, which labelling reads unless another one is given.
-        vocabulary: of imported scores; None: the store has embeddings, for any names.
-    """
-
-    dim: int
-    similarity: Similarity
-    identity: Mapping[str, Any]
-    versions: Mapping[str, str]
-    annotations: str | None = None
-    vocabulary: FixedVocabulary | None = None
-
-    def __post_init__(self) -> None:
-        assert isinstance(self.dim, int) and 0 <= self.dim <= _LONGEST_EMBEDDING, f"dim is {self.dim!r}"
-        dataset, clip = self.identity.get("dataset", {}), self.identity.get("clip")
-        assert isinstance(dataset, Mapping), f"dataset is {dataset!r}"
-        assert clip is None or isinstance(clip, Mapping), f"clip is {clip!r}"
-        assert clip is None or isinstance(clip.get("weights"), str | None), "clip.weights is no digest"
-        assert isinstance(self.annotations, str | None), f"annotations is {self.annotations!r}"
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the identity, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+_MEND = "remove it, or have launch/verify.py --repair find and remove all such parts, and run scoring again"
 
 
 class RegionStore:
@@ -88,53 +56,98 @@ class RegionStore:
     def open_for_scoring(self, manifest: Manifest) -> None:
         """Creates the store, or checks that an existing one was made from the same things.
 
+        A manifest that is lost or damaged is written again from what the parts carry.
+
         Raises:
             UserError: an existing store has another identity; the message lists each difference.
         """
-        path = self.folder / "manifest.json"
-        content = json.loads(json.dumps({"format": FORMAT, **asdict(manifest)}))
-        if path.exists():
-            existing = self.manifest()
-            differences = list(_differences(existing.identity, content["identity"]))
-            if differences:
-                raise UserError(
-                    f"run.output: the store in {self.folder} was made from something else ({'; '.join(differences)}); "
-                    "choose another run.output"
-                )
-            for difference in _differences(existing.versions, content["versions"]):
-                print_line(f"note: this store was begun with another version of {difference}", error=True)
-            return
-        if self.part_paths():
-            raise UserError(f"run.output: {self.folder} has parts but no manifest.json; choose another run.output")
-        write_atomically(path, [json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"])
+        try:
+            existing = read_manifest(self.folder / "manifest.json")
+        except FileNotFoundError:
+            existing = self._write_manifest(manifest, "is missing")
+        except DamagedManifestError:
+            existing = self._write_manifest(manifest, "is damaged")
+        content = manifest.content()
+        if unlike := list(differences(existing.content()["identity"], content["identity"])):
+            raise UserError(
+                f"run.output: the store in {self.folder} was made from something else ({'; '.join(unlike)}); "
+                "choose another run.output"
+            )
+        for difference in differences(existing.versions, content["versions"]):
+            print_line(f"note: this store was begun with another version of {difference}", error=True)
+        self._parts.mkdir(parents=True, exist_ok=True)
+        flush_folder(self.folder)
 
     def manifest(self) -> Manifest:
-        """Reads what made this store.
+        """What made this store: manifest.json, or where that is lost or damaged, what the parts carry.
 
         Raises:
             UserError: there is no store here, or one of another format.
         """
         path = self.folder / "manifest.json"
+        lost: UserError
         try:
-            content = json.loads(path.read_bytes())
+            return read_manifest(path)
         except FileNotFoundError:
-            raise UserError(f"run.output: no region store at {self.folder}; make one with launch/score.py") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"run.output: cannot read {path}: {one_line(error)}") from None
-        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
-            raise UserError(
-                f"run.output: the store in {self.folder} has format {content['format']}, and this version reads "
-                f"{FORMAT}; score into a new run.output, or label with the version that made the store"
-            )
+            lost = UserError(f"run.output: no region store at {self.folder}; make one with launch/score.py")
+        except DamagedManifestError as error:
+            lost = error
+        carried = self.carried_manifest()
+        if carried is None:
+            raise lost
+        _note(f"note: {path} is missing or damaged; what the parts carry takes its place")
+        return carried
+
+    def carried_manifest(self) -> Manifest | None:
+        """The manifest that most parts carry, without the path of the annotations; None where no part carries one."""
+
+        def seal(path: Path) -> Seal | None:
+            try:
+                return Seal.read(pq.read_metadata(path).metadata)
+            except (pa.ArrowException, OSError, ValueError, TypeError):
+                return None
+
+        with ThreadPoolExecutor(available_cores()) as pool:
+            seals = [one for one in pool.map(seal, self.part_paths()) if one is not None]
+        if not seals:
+            return None
+        most = Counter(one.identity for one in seals).most_common(1)[0][0]
+        return Manifest.of(next(one.manifest for one in seals if one.identity == most))
+
+    def restore_manifest(self) -> bool:
+        """Writes a lost or damaged manifest.json from what the parts carry; whether that was necessary.
+
+        Raises:
+            UserError: no part carries one.
+        """
+        path = self.folder / "manifest.json"
         try:
-            del content["format"]
-            if content.get("vocabulary") is not None:
-                content["vocabulary"] = FixedVocabulary.of(**content["vocabulary"])
-            manifest = Manifest(**content | {"similarity": Similarity(**content["similarity"])})
-            _ = manifest.identity["dataset"]["digest"], manifest.versions.items()
-            return manifest
-        except (TypeError, ValueError, KeyError, AttributeError, AssertionError):
-            raise UserError(f"run.output: {path} is not the manifest of a region store") from None
+            read_manifest(path)
+            return False
+        except (FileNotFoundError, DamagedManifestError):
+            self._write(path, self.manifest())
+            return True
+
+    def _write_manifest(self, manifest: Manifest, state: str) -> Manifest:
+        """Writes a manifest where there is none to read, and returns it: the given one, or the one of the parts."""
+        path = self.folder / "manifest.json"
+        if self.part_paths():
+            carried = self.carried_manifest()
+            if carried is None:
+                raise UserError(
+                    f"run.output: {self.folder} has parts and its manifest.json {state}; the parts carry none; choose "
+                    "another run.output"
+                )
+            if carried.identity != manifest.content()["identity"]:
+                return carried  # and so refused
+            manifest = Manifest.of({**carried.content(), "annotations": manifest.annotations})
+            print_line(f"note: {path} {state}; written again from what the parts carry", error=True)
+        self._write(path, manifest)
+        return manifest
+
+    def _write(self, path: Path, manifest: Manifest) -> None:
+        write_atomically(path, [json.dumps(manifest.content(), indent=1, sort_keys=True).encode() + b"\n"])
+        self.__dict__.pop("_manifest", None)
 
     # The parts.
 
@@ -145,184 +158,200 @@ class RegionStore:
         except FileNotFoundError:
             return []
 
-    def write_part(self, images: Sequence[Regions]) -> Path:
-        """Adds one part that holds these images."""
-        buffer = io.BytesIO()
-        table = to_table(images)
-        lists = [field.name for field in table.schema if pa.types.is_list(field.type)]
-        pq.write_table(
-            table,
-            buffer,
-            # The embeddings are most of it, and noise to a compressor.
-            compression={"embeddings": "NONE"} | {f"{name}.list.element": "ZSTD" for name in lists},
-            use_dictionary=False,
-            write_statistics=["image_id"],
-            write_page_checksum=True,
-        )
-        ids = [image.image_id for image in images]
-        digest = hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:16]
-        path = self._parts / f"{ids[0]:012d}-{len(ids)}-{digest}.parquet"
-        write_atomically(path, iter([buffer.getvalue()]))
+    def write_part(self, images: Sequence[Regions], conditions: Mapping[str, Any] | None = None) -> Path:
+        """Adds one part that holds these images.
+
+        Args:
+            conditions: under which it was made; see `plgen_ddp.part_seal`.
+
+        Raises:
+            UserError: the disk is full, or the store's folder was removed.
+        """
+        path = self._parts / part_name([image.image_id for image in images])
+        content = part_bytes(images, self._manifest, conditions or {})
+        if not self._parts.exists():
+            raise UserError(f"run.output: {self._parts} was removed while a job writes there; run again")
+        # The folder is not made anew: parts without their manifest would be no store.
+        write_atomically(path, iter([content]), make_folder=False)
         return path
 
     def read_part(self, path: Path, *, embeddings: bool = True) -> Iterator[Regions]:
         """The images of a part; without embeddings, of length 0, it takes a fraction of the time.
 
         Raises:
-            UserError: the part is damaged, or holds a number that is NaN or infinite.
+            UserError: the part is damaged, is of another store, or holds a number that is NaN or infinite.
         """
         imported = self._imported
         layout = IMPORTED_SCHEMA if imported else SCHEMA
-        table = self._read(path, None if embeddings else [name for name in layout.names if name != "embeddings"])
-        dim = self._dim if embeddings else 0
+        table, seal = self._read(path, None if embeddings else [name for name in layout.names if name != "embeddings"])
+        dim = self._manifest.dim if embeddings else 0
         if wrong := wrong_values(table, dim):
-            raise UserError(f"run.output: part {path} {wrong}; remove it and run scoring again")
+            raise UserError(f"run.output: part {path} {wrong}; {_MEND}")
         if (image_id := image_of_nan(table)) is not None:
             raise UserError(
                 f"run.output: an embedding of image {image_id} in the store is NaN; remove part {path} and run "
                 "scoring again"
             )
+        if seal is not None and (name := seal.broken_by(table, embeddings=False)):
+            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {_MEND}")
         yield from regions_of(table, dim, imported=imported)
 
-    def part_of_images(self) -> dict[int, Path]:
-        """Which part holds each image.
+    def check_part(self, path: Path) -> bool:
+        """Reads all of a part and compares it with its checksums; whether it has any, as parts have since there are.
 
         Raises:
-            UserError: an image is in two parts.
+            UserError: it is not what was written, or of another store.
         """
-        contents = self._contents()
-        paths = list(contents)
-        image_ids = np.concatenate([np.empty(0, np.int64), *(content.image_ids for content in contents.values())])
-        place = np.repeat(np.arange(len(paths)), [len(content.image_ids) for content in contents.values()])
-        order = np.argsort(image_ids, kind="stable")
-        twice = np.flatnonzero(np.diff(image_ids[order]) == 0)
-        if len(twice):
-            first, second = order[twice[0]], order[twice[0] + 1]
-            raise UserError(
-                f"run.output: image {image_ids[first]} is in two parts of {self._parts}: {paths[place[first]].name} "
-                f"and {paths[place[second]].name}; were two jobs writing here? Remove one of them and run again"
-            )
-        return dict(zip(image_ids.tolist(), map(paths.__getitem__, place.tolist()), strict=True))
+        for _ in self.read_part(path):
+            pass
+        table, seal = self._read(path)
+        if seal is not None and (name := seal.broken_by(table)):
+            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {_MEND}")
+        if part_name(table.column("image_id").to_pylist()) != path.name:
+            raise UserError(f"run.output: part {path} has other images than its name says; {_MEND}")
+        return seal is not None
+
+    def part_of_images(self) -> dict[int, Path]:
+        """Which part holds each image; the first by name, where parts hold equal copies.
+
+        Raises:
+            UserError: two parts hold an image and do not agree about it.
+        """
+        place, shared = place_images(self.contents())
+        for (first, other), image_ids in shared.items():
+            if (image_id := self.disagreement(first, other, image_ids)) is not None:
+                raise UserError(
+                    f"run.output: image {image_id} is in two parts of {self._parts} that do not agree, {first.name} "
+                    f"and {other.name}; were two jobs writing here? Score again with run.repair=true, which keeps one"
+                )
+        return place
+
+    def disagreement(self, first: Path, other: Path, image_ids: Collection[int]) -> int | None:
+        """The first of these images about which two parts that hold them do not agree; None where they do.
+
+        Raises:
+            UserError: one of them is damaged.
+        """
+        rows = {row.image_id: row for row in self.read_part(first)}
+        for row in self.read_part(other):
+            if row.image_id in image_ids and not same_regions(row, rows[row.image_id]):
+                return row.image_id
+        return None
 
     def failures(self, image_ids: Collection[int] | None = None) -> list[tuple[int, str, str]]:
         """(image id, stage, reason) of every image, or those of `image_ids`, that could not be scored; ascending."""
-        found = [failure for content in self._contents().values() for failure in content.failures]
+        found = {failure for content in self.contents().values() for failure in content.failures}
         wanted = None if image_ids is None else set(image_ids)
         return sorted(failure for failure in found if wanted is None or failure[0] in wanted)
 
-    def _contents(self) -> dict[Path, PartContent]:
-        return contents_of_parts(self.folder / "index.parquet", self.part_paths(), self._content)
+    def contents(self) -> dict[Path, PartContent]:
+        """What each part holds, from the index where it has it.
+
+        Raises:
+            UserError: a part is damaged, or of another store.
+        """
+        contents = contents_of_parts(self.folder / "index.parquet", self.part_paths(), self._content)
+        for path, content in contents.items():
+            self._check_identity(path, content.identity)
+        return contents
+
+    def contents_but(self, left_out: Collection[Path]) -> dict[Path, PartContent]:
+        """The same without some parts, read anew."""
+        return {path: self._content(path) for path in self.part_paths() if path not in left_out}
 
     def _content(self, path: Path) -> PartContent:
-        table = self._read(path, ["image_id", "stage", "reason"])
+        table, seal = self._read(path, ["image_id", "stage", "reason"])
+        if seal is not None and (name := seal.broken_by(table)):
+            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {_MEND}")
         failed: list[tuple[int, str, str]] = []
         if table.column("reason").null_count < len(table):
             rows = table.filter(table.column("reason").is_valid()).to_pylist()
             failed = [(row["image_id"], row["stage"], row["reason"]) for row in rows]
-        return PartContent(table.column("image_id").to_numpy(), failed)
+        image_ids = table.column("image_id").to_numpy()
+        if seal is None:
+            lengths = pc.list_value_length(self._read(path, ["objectness"])[0].column("objectness"))
+            return PartContent(image_ids, failed, int(pc.sum(lengths).as_py() or 0), "", "{}")
+        conditions = json.dumps(seal.conditions, sort_keys=True)
+        return PartContent(image_ids, failed, seal.boxes, seal.identity, conditions)
 
     def drop_parts_with_failures(self, image_ids: Collection[int]) -> None:
         """Removes every part of these images that holds a failed one, so that its images are scored again."""
         wanted = set(image_ids)
         failed = {image_id for image_id, _, _ in self.failures()}
-        images_of: dict[Path, set[int]] = {}
-        for image_id, path in self.part_of_images().items():
-            images_of.setdefault(path, set()).add(image_id)
-        for path, images in images_of.items():
+        for path, content in self.contents().items():
+            images = set(content.image_ids.tolist())
             if images & failed and images <= wanted:
                 path.unlink()
 
     def sweep(self) -> None:
-        """Removes what killed writers left under temporary names. Only when no writer is at work."""
-        for path in [*self.folder.glob(".*.tmp"), *self._parts.glob(".*.tmp")]:
-            path.unlink(missing_ok=True)
+        """Removes what killed writers left under temporary names; those of writers at work stay."""
+        for folder in (self.folder, self._parts):
+            remove_left_over(folder)
 
     @functools.cached_property
-    def _dim(self) -> int:
-        return self.manifest().dim
+    def _manifest(self) -> Manifest:
+        return self.manifest()
 
     @functools.cached_property
+    def _fingerprint(self) -> str:
+        return self._manifest.fingerprint()
+
+    @property
     def _imported(self) -> bool:
-        return self.manifest().vocabulary is not None
+        return self._manifest.vocabulary is not None
 
-    def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+    def _check_identity(self, path: Path, identity: str, seal: Seal | None = None) -> None:
+        """Refuses a part of another store. One that does not say whose it is was written before parts did."""
+        if identity and identity != self._fingerprint:
+            other = {} if seal is None else seal.manifest["identity"]
+            unlike = f" ({'; '.join(differences(other, self._manifest.identity))})" if seal is not None else ""
+            raise UserError(f"run.output: part {path} is of another store, made from something else{unlike}; {_MEND}")
+
+    def _read(self, path: Path, columns: list[str] | None = None) -> tuple[pa.Table, Seal | None]:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                seal = Seal.read(file.metadata.metadata)
                 table = file.read(columns, use_threads=False).combine_chunks()  # parts are read side by side
             layout = IMPORTED_SCHEMA if "top_name" in table.column_names else SCHEMA
             if not all(field in layout for field in table.schema) or len(table.schema) != len(columns or layout):
                 raise pa.ArrowInvalid("it has other columns than a part")
-            return table
+            if any(table.column(field.name).null_count for field in table.schema if not field.nullable):
+                raise pa.ArrowInvalid("it lacks values")
         except PermissionError:
             raise UserError(f"run.output: part {path} may not be read: permission denied") from None
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"run.output: part {path} is damaged ({one_line(error)}); remove it and run scoring again"
-            ) from None
+        except FileNotFoundError:
+            raise UserError(f"run.output: part {path} is gone; did somebody remove it? Run again") from None
+        # A flipped bit shows up as whatever the library stumbles over first.
+        except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+            raise UserError(f"run.output: part {path} is damaged ({one_line(error)}); {_MEND}") from None
+        if seal is not None:
+            self._check_identity(path, seal.identity, seal)
+        return table, seal
+
+
+def place_images(
+    contents: Mapping[Path, PartContent],
+) -> tuple[dict[int, Path], dict[tuple[Path, Path], set[int]]]:
+    """The first part that holds each image, and the images of each pair of that part and another one."""
+    paths = list(contents)
+    image_ids = np.concatenate([np.empty(0, np.int64), *(content.image_ids for content in contents.values())])
+    place = np.repeat(np.arange(len(paths)), [len(content.image_ids) for content in contents.values()])
+    # The last assignment counts, which is the first part.
+    of_image = dict(zip(image_ids[::-1].tolist(), map(paths.__getitem__, place[::-1].tolist()), strict=True))
+    shared: dict[tuple[Path, Path], set[int]] = {}
+    if len(of_image) < len(image_ids):
+        for image_id, number in zip(image_ids.tolist(), place.tolist(), strict=True):
+            if of_image[image_id] != paths[number]:
+                shared.setdefault((of_image[image_id], paths[number]), set()).add(image_id)
+    return of_image, shared
+
+
+@functools.cache
+def _note(line: str) -> None:
+    """Prints a line once: a labelling asks for the manifest several times."""
+    print_line(line, error=True)
 
 
 def store_of(config: Config) -> RegionStore:
     """The region store of a run."""
     return RegionStore(Path(given(config.run.output), "store"))
-
-
-class PartWriter:
-    """Writes parts in a thread of its own, so that the disk never holds up the accelerator.
-
-    The queue is bounded: a disk that cannot follow slows the rank down and does not fill its memory. Leave it as a
-    context manager: it waits for what is queued, and raises here what went wrong there.
-
-    Attributes:
-        seconds: how long writing took so far.
-        boxes: how many boxes are written so far.
-    """
-
-    def __init__(self, store: RegionStore, depth: int = 2) -> None:
-        self.seconds = 0.0
-        self.boxes = 0
-        self._store = store
-        self._queue: queue.Queue[Callable[[], list[Regions]] | None] = queue.Queue(depth)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="part-writer", daemon=True)
-        self._thread.start()
-
-    def write(self, images: Callable[[], list[Regions]]) -> None:
-        """Queues one part; `images` is called in the writer's thread, which may wait there for a GPU."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put(images)
-
-    def __enter__(self) -> "PartWriter":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if error is None and self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        while (images := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    rows = images()
-                    start = time.perf_counter()
-                    self._store.write_part(rows)
-                    self.seconds += time.perf_counter() - start
-                    self.boxes += sum(len(row.objectness) for row in rows)
-                except BaseException as error:  # handed to the rank, which raises it
-                    self._error = error
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            yield f"{prefix}{key}: {_short(before)}, now {_short(after)}"
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 40 else text[:12] + "..."

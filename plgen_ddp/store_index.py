@@ -1,6 +1,6 @@
 """Which images the parts of a store hold, kept in one file beside them: a store of 27,000 parts is known in a second.
 
-    <folder>/index.parquet      a row a part: its name, size, time, image ids and failures
+    <folder>/index.parquet      a row a part: its name, size, time, image ids, failures, boxes, origin
 
 The parts are what counts, and the index follows them. A part whose name, size or time differs from the index is read
 anew, one that is gone is forgotten, and a damaged or missing index is made again. A part that was written a moment ago
@@ -37,6 +37,9 @@ _SCHEMA = pa.schema(
         pa.field("modified", pa.int64(), nullable=False),  # nanoseconds
         pa.field("image_ids", pa.list_(pa.int64()), nullable=False),
         pa.field("failures", pa.string(), nullable=False),  # JSON; mostly []
+        pa.field("boxes", pa.int64(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
+        pa.field("conditions", pa.string(), nullable=False),  # JSON
     ]
 )
 
@@ -48,10 +51,16 @@ class PartContent:
     Attributes:
         image_ids: int64 (n,).
         failures: (image id, stage, reason) of the images that could not be scored.
+        boxes: in all its images.
+        identity: fingerprint of the store that it belongs to; empty where the part does not say it.
+        conditions: JSON of the conditions under which it was made; {} where the part does not say them.
     """
 
     image_ids: np.ndarray
     failures: list[tuple[int, str, str]]
+    boxes: int
+    identity: str
+    conditions: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +120,17 @@ def _load(index: Path) -> dict[str, tuple[_Stamp, PartContent]]:
         return {}
     lists = table.column("image_ids").chunk(0)
     values, offsets = lists.values.to_numpy(), lists.offsets.to_pylist()
-    names, sizes, modified, failures = (table.column(name).to_pylist() for name in _SCHEMA.names if name != "image_ids")
+    columns = (table.column(name).to_pylist() for name in _SCHEMA.names if name != "image_ids")
     return {
         name: (
             _Stamp(size, moment),
             PartContent(
                 values[offsets[row] : offsets[row + 1]],
                 [] if failed == "[]" else [(image_id, stage, reason) for image_id, stage, reason in json.loads(failed)],
+                *rest,
             ),
         )
-        for row, (name, size, moment, failed) in enumerate(zip(names, sizes, modified, failures, strict=True))
+        for row, (name, size, moment, failed, *rest) in enumerate(zip(*columns, strict=True))
     }
 
 
@@ -133,6 +143,9 @@ def _save(index: Path, rows: list[tuple[str, _Stamp, PartContent]]) -> None:
         pa.array([stamp.modified for _, stamp, _ in rows], pa.int64()),
         pa.ListArray.from_arrays(offsets, np.concatenate([np.empty(0, np.int64), *ids])),
         pa.array([json.dumps(content.failures) for _, _, content in rows], pa.string()),
+        pa.array([content.boxes for _, _, content in rows], pa.int64()),
+        pa.array([content.identity for _, _, content in rows], pa.string()),
+        pa.array([content.conditions for _, _, content in rows], pa.string()),
     ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), buffer, compression="zstd", write_page_checksum=True)

@@ -38,6 +38,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    under_torchrun: bool = False
     _store: Any = field(default_factory=dist.HashStore)
 
     @classmethod
@@ -52,9 +53,10 @@ class World:
         """
         error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         identify_process(int(os.environ.get("RANK", "0")), Path(error_file) if error_file else None)
-        watch_for_stops(parent="TORCHELASTIC_RUN_ID" in os.environ)
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        watch_for_stops(parent=under_torchrun)
         if os.environ.get("WORLD_SIZE", "1") == "1":
-            return cls()
+            return cls(under_torchrun=under_torchrun)
         try:
             store, rank, size = next(rendezvous("env://", timeout=_JOIN_TIMEOUT))
         except ValueError as error:
@@ -74,7 +76,8 @@ class World:
             dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=_TIMEOUT)
         except RuntimeError as error:
             raise UserError(f"cannot connect to the other ranks: {one_line(error)}; start all of them again") from None
-        return cls(rank, size, int(os.environ.get("LOCAL_RANK", "0")), dist.PrefixStore("counter", store))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return cls(rank, size, local_rank, under_torchrun, dist.PrefixStore("counter", store))
 
     def __enter__(self) -> "World":
         return self

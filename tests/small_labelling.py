@@ -78,7 +78,8 @@ class Labelling:
         else:
             rows[1][0] = value
         place = table.column_names.index(column)
-        pq.write_table(table.set_column(place, field, pa.array(rows, field.type)), path)
+        changed = table.set_column(place, field, pa.array(rows, field.type))
+        pq.write_table(changed.replace_schema_metadata(None), path)  # as a writer of such numbers would
 
 
 def _image(generator: np.random.Generator, image_id: int) -> Regions:

@@ -62,7 +62,8 @@ LABELLING = [
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
     *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit")),
     *(f"launch.{name}" for name in ("split", "export", "import_scores")),
-    "launch.text_embeddings",
+    *(f"plgen_ddp.{name}" for name in ("manifest", "part_seal", "part_writer", "run_lock", "store_check")),
+    *(f"launch.{name}" for name in ("text_embeddings", "status", "verify")),
 ]
 HEAVY = ["torch", "torchvision", "detectron2", "clip", "open_clip", "cv2", "simplejpeg", "sklearn"]
 

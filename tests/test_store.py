@@ -1,6 +1,9 @@
 """The region store: what is written is read, a part that exists is complete, nothing is mixed."""
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from plgen_ddp.errors import UserError
+from plgen_ddp.part_writer import PartWriter
 from plgen_ddp.records import EVIDENCE, Failure, Regions, Similarity
-from plgen_ddp.store import Manifest, PartWriter, RegionStore
+from plgen_ddp.store import Manifest, RegionStore
 
 DIM = 8
 MANIFEST = Manifest(
@@ -30,6 +34,11 @@ def image(image_id, boxes, evidence=()):
         generator.standard_normal((boxes, DIM)).astype(np.float16),
         **{name: generator.random(boxes, np.float32) for name in evidence},
     )
+
+
+def without_seal(path):
+    """The content of a part as it was written before parts had seals."""
+    return pq.read_table(path).replace_schema_metadata(None)
 
 
 @pytest.fixture
@@ -78,22 +87,44 @@ def test_a_part_of_nothing_but_failures_is_a_part(store):
 
 def test_a_parts_name_and_bytes_come_from_its_images_alone(store, tmp_path):
     other = RegionStore(tmp_path / "other")
+    other.open_for_scoring(replace(MANIFEST, annotations="elsewhere/instances.json"))
     first, second = store.write_part([image(1, 3), image(2, 0)]), other.write_part([image(1, 3), image(2, 0)])
     assert first.name == second.name and first.read_bytes() == second.read_bytes()
     assert store.write_part([image(1, 3)]).name != first.name
 
 
-def test_an_image_in_two_parts_is_an_error_that_names_both(store):
-    paths = [store.write_part([image(1, 3), image(2, 0)]), store.write_part([image(2, 0)])]
-    with pytest.raises(UserError, match="image 2 is in two parts") as caught:
+def test_an_image_in_two_parts_that_do_not_agree_is_an_error_that_names_both(store):
+    paths = [store.write_part([image(1, 3), image(2, 4)]), store.write_part([image(2, 3)])]
+    with pytest.raises(UserError, match=r"image 2 is in two parts .*run\.repair=true") as caught:
         store.part_of_images()
     assert all(path.name in str(caught.value) for path in paths)
 
 
+def test_equal_copies_of_an_image_are_no_error_and_the_first_part_counts(store):
+    first, other = store.write_part([image(1, 3), image(2, 4)]), store.write_part([image(2, 4), image(3, 1)])
+    assert store.part_of_images() == {1: first, 2: first, 3: other}
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from plgen_ddp.files import write_atomically
+def chunks():
+    yield b"half"
+    time.sleep(600)
+write_atomically(Path(sys.argv[1]), chunks())
+"""
+
+
 def test_what_a_killed_writer_left_is_ignored_and_swept(store):
     path = store.write_part([image(1, 3)])
-    rest = path.with_name(f".{path.name}.123.tmp")
-    rest.write_bytes(path.read_bytes()[:100])
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
+    while not list(path.parent.glob(".*.tmp")):
+        time.sleep(0.01)
+    store.sweep()
+    assert len(list(path.parent.iterdir())) == 2, "its writer is at work"
+    writer.kill()
+    writer.wait()
     assert store.part_paths() == [path]
     store.sweep()
     assert list(path.parent.iterdir()) == [path]
@@ -101,7 +132,7 @@ def test_what_a_killed_writer_left_is_ignored_and_swept(store):
 
 def test_a_part_of_other_columns_is_damaged(store):
     path = store.write_part([image(1, 3)])
-    pq.write_table(pq.read_table(path).drop_columns(["agreement"]), path)
+    pq.write_table(without_seal(path).drop_columns(["agreement"]), path)
     with pytest.raises(UserError, match="other columns than a part"):
         list(store.read_part(path))
 
@@ -168,7 +199,8 @@ def test_a_store_of_format_1_is_refused_with_what_to_do(store):
 def test_no_store_a_foreign_format_and_parts_without_a_manifest_are_refused(tmp_path, store):
     with pytest.raises(UserError, match="no region store at"):
         RegionStore(tmp_path / "nowhere").manifest()
-    store.write_part([image(1, 1)])
+    part = store.write_part([image(1, 1)])
+    pq.write_table(without_seal(part), part)
     path = store.folder / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"format": 999}))
@@ -180,7 +212,7 @@ def test_no_store_a_foreign_format_and_parts_without_a_manifest_are_refused(tmp_
         with pytest.raises(UserError, match="not the manifest"):
             store.manifest()
     path.unlink()
-    with pytest.raises(UserError, match="parts but no manifest"):
+    with pytest.raises(UserError, match=r"has parts and its manifest\.json is missing"):
         store.open_for_scoring(MANIFEST)
 
 
@@ -195,7 +227,10 @@ def test_the_writer_thread_writes_all_and_raises_what_went_wrong(store):
     with pytest.raises(UserError, match="cannot write"), PartWriter(store) as writer:
         for number in range(20):
             writer.write(lambda number=number: [image(number, 2)])
-    assert len(list(moved.iterdir())) == 6
+    parts.unlink()
+    with pytest.raises(UserError, match="parts was removed while a job writes there; run again"):
+        store.write_part([image(1, 2)])
+    assert len(list(moved.iterdir())) == 6 and not parts.exists()
 
 
 def test_parts_with_failures_are_dropped_to_be_scored_again(store):

@@ -135,7 +135,7 @@ def test_a_store_without_a_place_for_an_index_is_read_part_by_part(store):
 
 
 def test_an_image_in_two_parts_is_noticed_with_an_index_too(store):
-    path = store.write_part([image(40)])
+    path = store.write_part([Regions.failed(40, "read", "no such file")])
     for _ in range(2):  # read, and then from the index
         with pytest.raises(UserError, match="image 40 is in two parts") as caught:
             store.part_of_images()

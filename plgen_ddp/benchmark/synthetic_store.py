@@ -17,8 +17,9 @@ import numpy as np
 from plgen_ddp.coco import Category, Image
 from plgen_ddp.files import write_atomically
 from plgen_ddp.image_files import dataset_digest
+from plgen_ddp.manifest import Manifest
 from plgen_ddp.records import EVIDENCE, Regions, Similarity
-from plgen_ddp.store import Manifest, RegionStore
+from plgen_ddp.store import RegionStore
 
 _IMAGES_PER_PART = 64
 _OBJECTS = 10

@@ -11,8 +11,9 @@ from plgen_ddp.files import file_sha256
 from plgen_ddp.label.category_embeddings import check_no_replacement, embeddings_by_id
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
+from plgen_ddp.manifest import Manifest
 from plgen_ddp.processor import available_cores
-from plgen_ddp.store import Manifest, RegionStore, store_of
+from plgen_ddp.store import RegionStore, store_of
 
 
 def check_name_lengths(plan: LabelPlan) -> None:

@@ -34,9 +34,10 @@ from plgen_ddp.files import file_sha256
 from plgen_ddp.image_files import dataset_digest
 from plgen_ddp.json_text import UNREADABLE
 from plgen_ddp.label.vocabulary import Vocabulary, read_templates, read_vocabulary
+from plgen_ddp.manifest import Manifest
 from plgen_ddp.options import given
 from plgen_ddp.records import FixedVocabulary, ImportSummary, Regions, Similarity
-from plgen_ddp.store import Manifest, RegionStore, store_of
+from plgen_ddp.store import RegionStore, store_of
 
 # Options that have no default and that an import needs.
 IMPORT_REQUIRES = ("data.annotations", "label.vocabulary", "label.templates", "run.output")

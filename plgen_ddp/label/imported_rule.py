@@ -8,8 +8,8 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.label.import_scores import fixed_vocabulary
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.rule import Group, Rule
+from plgen_ddp.manifest import Manifest
 from plgen_ddp.records import FixedVocabulary, Regions
-from plgen_ddp.store import Manifest
 
 
 @dataclass(frozen=True)

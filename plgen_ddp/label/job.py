@@ -21,10 +21,10 @@ from plgen_ddp.label.labelling import Labelling
 from plgen_ddp.label.passes import open_store
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
+from plgen_ddp.manifest import Manifest
 from plgen_ddp.processor import without_garbage_collection
 from plgen_ddp.records import LabelSummary, PseudoLabels
 from plgen_ddp.screen_text import visible_name
-from plgen_ddp.store import Manifest
 
 
 def check_before_scoring(config: Config, scored: np.ndarray) -> None:

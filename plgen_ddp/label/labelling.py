@@ -11,7 +11,7 @@ from plgen_ddp.label.embed_names import embed_plans
 from plgen_ddp.label.imported_rule import imported_rule
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.rule import Rule
-from plgen_ddp.store import Manifest
+from plgen_ddp.manifest import Manifest
 
 # The options of `label` that decide no score.
 _OF_SUPPRESSION = ("box_threshold", "nms_iou", "suppress", "base_iou")

@@ -4,7 +4,7 @@ Labellings that differ only in thresholds and suppression share their scores too
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,10 @@ from plgen_ddp.label.reachable import boxes_to_score
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
 from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines, scores_base_names
 from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
+from plgen_ddp.manifest import Manifest
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import PseudoLabels, Regions, concatenated
-from plgen_ddp.store import Manifest, RegionStore, store_of
+from plgen_ddp.store import RegionStore, store_of
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ class StorePass:
         absent: how many images of the plan the store lacks.
         text_embeddings: of the words of all labellings, float32 (words, d).
         labellings: one a plan, not prepared.
+        wanted: the images to label that the store has, each with the part that counts for it.
     """
 
     plan: LabelPlan
@@ -58,7 +60,7 @@ class StorePass:
     absent: int
     text_embeddings: np.ndarray
     labellings: list[Labelling]
-    wanted: set[int]
+    wanted: Mapping[int, Path]
     pool: ThreadPoolExecutor
 
     def prepare(self) -> list[Labelling]:
@@ -129,7 +131,7 @@ class StorePass:
     def _images(self, path: Path) -> Iterator[ImageInStore]:
         """The wanted images of a part that were scored, each with its (width, height)."""
         for image in self.store.read_part(path):
-            if image.image_id in self.wanted and image.failure is None:
+            if self.wanted.get(image.image_id) == path and image.failure is None:
                 _check_extent(self.plan, image)
                 yield image, self.plan.extents[image.image_id]
 
@@ -227,8 +229,8 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
             raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
         print_line(f"warning: {message}; they get no pseudo labels", error=True)
     labellings, text_embeddings = labellings_of(plans, manifest)
-    wanted = set(plan.image_ids)
-    paths = sorted({part_of[image_id] for image_id in wanted - set(absent)})
+    wanted = {image_id: part_of[image_id] for image_id in plan.image_ids if image_id in part_of}
+    paths = sorted(set(wanted.values()))
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
         # The parts are the parallelism. One BLAS thread in each of them also keeps the bits the same on any number of
         # cores.

@@ -8,7 +8,7 @@ import numpy as np
 
 from plgen_ddp import __version__
 from plgen_ddp.label.labelling import Labelling
-from plgen_ddp.store import Manifest
+from plgen_ddp.manifest import Manifest
 
 
 def provenance(

@@ -2,9 +2,11 @@
 
 import functools
 import itertools
+import json
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,14 @@ import torch
 from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import ClipConfig, Config
 from plgen_ddp.console import print_line
-from plgen_ddp.device import installed_versions, peak_gpu_memory, peak_memory
+from plgen_ddp.device import conditions_of, installed_versions, peak_gpu_memory, peak_memory
 from plgen_ddp.encoders.encoder import Encoder
 from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
+from plgen_ddp.manifest import Manifest, differences
 from plgen_ddp.options import given
+from plgen_ddp.part_writer import PartWriter
 from plgen_ddp.records import RankSummary, Regions
 from plgen_ddp.score.box_files import BoxFile, check_boxes, read_boxes
 from plgen_ddp.score.dealing import UnitsAhead
@@ -31,9 +35,13 @@ from plgen_ddp.score.proposals import ProposalSource
 from plgen_ddp.score.regions import PendingRegions, RegionEncoder
 from plgen_ddp.score.timing import Awaited, add_seconds
 from plgen_ddp.stopping import stop_if_asked
-from plgen_ddp.store import Manifest, PartWriter, store_of
+from plgen_ddp.store import RegionStore, store_of
+from plgen_ddp.store_check import check_store, remove_bad_parts
 
 _log = logging.getLogger(__name__)
+
+# Seconds between looks for parts that seem to be missing: NFS may show the files of other nodes late.
+_PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,10 @@ def plan_work(config: Config, dataset: ScoringData, models: Models) -> Plan:
             annotations=str(Path(given(config.data.annotations)).resolve()),
         )
     )
+    store.sweep()
+    if run.repair:
+        for line in remove_bad_parts(store, check_store(store)):
+            print_line(line, error=True)
     if run.retry_failures:
         store.drop_parts_with_failures(dataset.index.image_ids.tolist())
     # A GPU needs whole batches; a CPU takes images one by one, and ranks of small units end together.
@@ -162,7 +174,24 @@ def plan_work(config: Config, dataset: ScoringData, models: Models) -> Plan:
     plan = Plan([unit for unit in left if len(unit)], int(scored.sum()))
     if plan.stored and plan.units:
         print_line(f"{plan.stored} of {len(scored)} images are in the store already; scoring the others", error=True)
+        _note_other_conditions(store, _conditions(config, models.proposals.device))
     return plan
+
+
+def _conditions(config: Config, device: torch.device) -> dict[str, Any]:
+    return conditions_of(config.run, device, clip_batch_size(config.clip, device))
+
+
+def _note_other_conditions(store: RegionStore, now: dict[str, Any]) -> None:
+    """Prints how the parts that are stored were made under other conditions than this run's."""
+    unlike: Counter[str] = Counter()
+    contents = store.contents()
+    for conditions, count in Counter(content.conditions for content in contents.values()).items():
+        if conditions != "{}":
+            unlike.update(dict.fromkeys(differences(json.loads(conditions), now), count))
+    for difference, count in unlike.items():
+        made = f"{count} of {len(contents)} parts were made with another {difference}"
+        print_line(f"note: {made}; their last digits may differ from this run's", error=True)
 
 
 def score_units(
@@ -192,7 +221,7 @@ def score_units(
     images = 0
     with (
         image_batches(index, sampler, config.run.workers, device, config.data) as decoded,
-        PartWriter(store_of(config)) as writer,
+        PartWriter(store_of(config), _conditions(config, device)) as writer,
         ahead,
     ):
         awaited = Awaited("wait", decoded)
@@ -235,18 +264,25 @@ def check_any_box(summaries: Sequence[RankSummary]) -> None:
 
 
 def check_coverage(config: Config, dataset: ScoringData) -> list[tuple[int, str, str]]:
-    """Checks that every image of the dataset is in exactly one part, and removes what killed writers left.
+    """Checks that every image of the dataset is in the store, and removes what killed writers left.
+
+    What is missing is looked for again after a pause: a file server may show other nodes' parts late.
 
     Returns:
         (image id, stage, reason) of those that could not be scored.
 
     Raises:
-        UserError: an image is missing or in two parts.
+        UserError: an image is missing, or in two parts that do not agree.
     """
     store = store_of(config)
-    stored = store.part_of_images()
     image_ids = dataset.index.image_ids.tolist()
-    missing = [image_id for image_id in image_ids if image_id not in stored]
+    missing: list[int] = []
+    for pause in (0.0, *_PAUSES):
+        time.sleep(pause)
+        stored = store.part_of_images()
+        missing = [image_id for image_id in image_ids if image_id not in stored]
+        if not missing:
+            break
     if missing:
         raise UserError(f"{len(missing)} images are in no part of {store.folder}, the first is {missing[0]}; run again")
     store.sweep()

@@ -284,7 +284,9 @@ def test_parquet_in_one_process_gives_the_bytes_of_json_in_two_ranks(finished, w
     models = load_models(config, fetch(config), CPU)
     score_units(config, dataset.index, plan_work(config, dataset, models).units, models, lambda images: None)
     parts, expected = (RegionStore(folder / "store").part_paths() for folder in (tmp_path / "out", finished))
-    assert {path.name: path.read_bytes() for path in parts} == {path.name: path.read_bytes() for path in expected}
+    # What a part says about itself names the file of boxes.
+    rows = [{path.name: pq.read_table(path).replace_schema_metadata(None) for path in own} for own in (parts, expected)]
+    assert rows[0] == rows[1] != {}
 
 
 def test_a_file_for_another_dataset_is_refused_before_anything_is_built(words, scene_results, tmp_path):

@@ -1,0 +1,113 @@
+"""Rereads a store against its checksums: which parts must be made again, and their removal."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plgen_ddp.errors import UserError
+from plgen_ddp.processor import available_cores
+from plgen_ddp.store import RegionStore, place_images
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCheck:
+    """What a store's parts are worth.
+
+    Attributes:
+        parts: how many there are. bytes: their size.
+        unsealed: how many of them carry no checksums, because they were written before parts did; they are only as
+            good as their pages' checksums and lengths.
+        bad: the parts that must be made again, each with the reason.
+        images: in the good parts, each counted once.
+        copies: images that several good parts hold, with equal content.
+        again: images of bad parts that no good part holds; of a part that cannot be read, as many as its name says.
+    """
+
+    parts: int
+    bytes: int
+    unsealed: int
+    bad: dict[Path, str]
+    images: int
+    copies: int
+    again: int
+
+    def as_json(self) -> str:
+        """The same as JSON."""
+        content: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        content["bad"] = {path.name: reason for path, reason in self.bad.items()}
+        return json.dumps(content, indent=1)
+
+    def summary(self) -> str:
+        """The same in one line."""
+        good = self.parts - len(self.bad)
+        text = f"{good} of {self.parts} parts are good ({self.images} images, {self.bytes / 1e6:.1f} MB in all)"
+        if self.copies:
+            text += f"; {self.copies} images are in several parts, equal"
+        if self.unsealed:
+            text += f"; {self.unsealed} parts were written before parts had checksums of their content"
+        if self.bad:
+            text += f"; {len(self.bad)} parts must be made again, which {self.again} images are in alone"
+        return text
+
+
+def check_store(store: RegionStore) -> StoreCheck:
+    """Reads every part.
+
+    Raises:
+        UserError: there is no store.
+    """
+    store.manifest()
+    paths = store.part_paths()
+
+    def reason(path: Path) -> tuple[str | None, bool]:
+        try:
+            return None, store.check_part(path)
+        except UserError as error:
+            return str(error), True
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        checked = dict(zip(paths, pool.map(reason, paths), strict=True))
+    bad = {path: why for path, (why, _) in checked.items() if why is not None}
+    contents = store.contents_but(bad)
+    # Of parts that disagree, those with more images stay: fewer images are scored again.
+    order = sorted(contents, key=lambda path: (-len(contents[path].image_ids), path.name))
+    kept: dict[int, Path] = {}
+    for path in order:
+        shared: dict[Path, set[int]] = {}
+        for image_id in contents[path].image_ids.tolist():
+            if image_id in kept:
+                shared.setdefault(kept[image_id], set()).add(image_id)
+        for other, image_ids in shared.items():
+            if (image_id := store.disagreement(other, path, image_ids)) is not None:
+                bad[path] = f"image {image_id} is in {other.name} too, and they do not agree; were two jobs writing?"
+                break
+        else:
+            kept |= {image_id: path for image_id in contents[path].image_ids.tolist() if image_id not in kept}
+    good = {path: content for path, content in contents.items() if path not in bad}
+    place, twice = place_images(good)
+    lost = {image_id for path in bad if path in contents for image_id in contents[path].image_ids.tolist()}
+    return StoreCheck(
+        parts=len(paths),
+        bytes=sum(path.stat().st_size for path in paths if path.exists()),
+        unsealed=sum(not sealed for _, sealed in checked.values()),
+        bad=bad,
+        images=len(place),
+        copies=sum(map(len, twice.values())),
+        again=len(lost - place.keys()) + sum(_images_by_name(path) for path in bad if path not in contents),
+    )
+
+
+def remove_bad_parts(store: RegionStore, found: StoreCheck) -> Iterator[str]:
+    """Removes the parts that must be made again; what it did, in lines. Only for the holder of the run's lock."""
+    for path, reason in found.bad.items():
+        path.unlink(missing_ok=True)
+        yield f"removed part {path.name}: {reason}"
+
+
+def _images_by_name(path: Path) -> int:
+    """How many images a part has by its name, `<first image id>-<images>-<digest>`; 0 for other names."""
+    words = path.stem.split("-")
+    return int(words[-2]) if len(words) >= 3 and words[-2].isdecimal() else 0
