@@ -51,6 +51,8 @@ class Manifest:
         versions: of the libraries at the start. Another version changes last digits, so it is recorded, not enforced.
         annotations: the JSON that was scored, which labelling reads unless another one is given.
         vocabulary: of imported scores; None: the store has embeddings, for any names.
+        encoder: the options of `clip` that name the encoder, files by their absolute path. A notebook reads them where
+            it is given no config; `identity` says which encoder it is.
     """
 
     dim: int
@@ -59,6 +61,7 @@ class Manifest:
     versions: Mapping[str, str]
     annotations: str | None = None
     vocabulary: FixedVocabulary | None = None
+    encoder: Mapping[str, str] | None = None
 
     def fingerprint(self) -> str:
         """SHA-256 of the identity, hexadecimal."""
