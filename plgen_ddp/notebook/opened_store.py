@@ -130,7 +130,7 @@ class OpenedStore:
         """The table of `to_arrow` as a pandas frame; file names are a categorical column."""
         return to_frame(self.to_arrow(image_ids))
 
-    def search(self, text: str, k: int = 20, *, nms_iou: float = 0.5) -> "DataFrame":
+    def search(self, text: str, k: int = 20, *, nms_iou: float = 0.3) -> "DataFrame":
         """The `k` boxes that look most like a text, by falling cosine: distinct ones, not five copies of one.
 
         Columns: image_id, file_name, box, x, y, width, height, cosine, objectness. The text is a whole prompt, as
