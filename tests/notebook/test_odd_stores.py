@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,22 @@ def test_a_text_that_the_store_knows_is_searched_without_an_encoder(small):
     found = plgen_ddp.open_store(small).search("a cat", k=3)
     assert found.loc[0, ["image_id", "box"]].tolist() == [5, 2] and found.cosine[0] == pytest.approx(1, abs=1e-3)
     assert found.file_name[0] == "ä 5.jpg"
+
+
+def test_many_copies_of_the_best_box_do_not_hide_the_others(make):
+    """The best 300 boxes of a part are copies of one: far more than are looked at first for two results."""
+    copies = image(1, 300)
+    text = np.eye(1, DIM, dtype=np.float32)
+    near = replace(
+        copies,
+        boxes_xyxy=np.tile(np.array([[10, 10, 50, 50]], np.float32), (300, 1)),
+        embeddings=np.tile(text.astype(np.float16), (300, 1)),
+    )
+    far = replace(image(2, 1), embeddings=np.full((1, DIM), 0.1, np.float16))
+    output = make([near, far])
+    TextEmbeddings(output / "store" / "vocabulary", ("{}",), DIM).embed([("a cat",)], lambda: lambda _: text)
+    found = plgen_ddp.open_store(output).search("a cat", k=2)
+    assert found[["image_id", "box"]].to_numpy().tolist() == [[1, 0], [2, 0]]
 
 
 MISTAKES = [
