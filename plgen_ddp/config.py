@@ -389,6 +389,6 @@ class Config:
         check(smallest > 1, "clip.crop_scales", list(self.clip.crop_scales), expected)
 
 
-def load_config(name_or_path: str | Path, overrides: Sequence[str] = (), required: Required = ()) -> Config:
+def load_config(name_or_path: str | Path | None, overrides: Sequence[str] = (), required: Required = ()) -> Config:
     """`load_structured` for the job."""
     return load_structured(Config, name_or_path, overrides, required)

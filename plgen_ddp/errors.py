@@ -11,6 +11,10 @@ _LONGEST = 200
 class UserError(ValueError):
     """A wrong key, path, name or file. The message is one line: what is wrong, and the fix."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in the place of a traceback: the line alone, in a notebook too."""
+        return [f"error: {self}"]
+
 
 class PeerError(UserError):
     """A `UserError` that was raised on another rank. That rank prints the message; this one exits silently."""

@@ -28,6 +28,8 @@ class Manifest:
         versions: of the libraries at the start. Another version changes last digits, so it is recorded, not enforced.
         annotations: the JSON that was scored, which labelling reads unless another one is given.
         vocabulary: of imported scores; None: the store has embeddings, for any names.
+        encoder: the options of `clip` that name the encoder, files by their absolute path. A notebook reads them where
+            it is given no config; `identity` says which encoder it is.
     """
 
     dim: int
@@ -36,6 +38,7 @@ class Manifest:
     versions: Mapping[str, str]
     annotations: str | None = None
     vocabulary: FixedVocabulary | None = None
+    encoder: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         assert isinstance(self.dim, int) and 0 <= self.dim <= _LONGEST_EMBEDDING, f"dim is {self.dim!r}"
@@ -44,6 +47,7 @@ class Manifest:
         assert clip is None or isinstance(clip, Mapping), f"clip is {clip!r}"
         assert clip is None or isinstance(clip.get("weights"), str | None), "clip.weights is no digest"
         assert isinstance(self.annotations, str | None), f"annotations is {self.annotations!r}"
+        assert isinstance(self.encoder, Mapping | None), f"encoder is {self.encoder!r}"
 
     def fingerprint(self) -> str:
         """SHA-256 of the identity, hexadecimal."""

@@ -75,7 +75,7 @@ def file_option(
 
 
 def load_structured(
-    schema: type[T], name_or_path: str | Path, overrides: Sequence[str] = (), required: Required = ()
+    schema: type[T], name_or_path: str | Path | None, overrides: Sequence[str] = (), required: Required = ()
 ) -> T:
     """The configuration in a YAML file, changed by `section.key=value` words.
 
@@ -85,7 +85,7 @@ def load_structured(
 
     Args:
         schema: a dataclass of sections.
-        name_or_path: a file, or the name of a packaged config, such as coco_marvelovd.
+        name_or_path: a file, or the name of a packaged config, such as coco_marvelovd; None: the defaults alone.
         overrides: the words. Each replaces the file's whole value, also where that is a mapping.
         required: dotted keys that must have a value, or a function that returns them for a loaded configuration.
 
@@ -93,20 +93,21 @@ def load_structured(
         UserError: no such file, not YAML, an unknown key (with the nearest known one), a value of the wrong type or
             range, an option that names no file, a required key without a value.
     """
-    path = _config_file(name_or_path)
+    path = None if name_or_path is None else _config_file(name_or_path)
     options = options_of(schema)
-    values, folders = _read(path, options, (), [])
+    values, folders = ({}, {}) if path is None else _read(path, options, (), [])
     values |= dict(_parse_override(word, options) for word in overrides)
     if (references := sum(map(_references, values.values()))) > _MAX_REFERENCES:
         raise UserError(f"{path} has {references} references of the form ${{...}}; at most {_MAX_REFERENCES} are read")
     # ${package:FILE} in a config: the demo's data and weights, wherever the package is installed.
     OmegaConf.register_new_resolver("package", lambda name: str(Path(__file__).parent / name), replace=True)
+    beside = Path() if path is None else path.parent
     tree: DictConfig = OmegaConf.structured(schema)
     _make_writable(tree)  # the schema's classes are frozen, which OmegaConf takes as read-only nodes
     try:
         for key, value in values.items():
             _assign(tree, key, value, options[key])
-        missing = _resolve_files(tree, options, {key: folders.get(key, path.parent) for key in options})
+        missing = _resolve_files(tree, options, {key: folders.get(key, beside) for key in options})
         config: T = OmegaConf.to_object(tree)  # type: ignore[assignment]
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         key = f"{error.full_key}: " if error.full_key else ""

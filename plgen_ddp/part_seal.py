@@ -29,7 +29,8 @@ class Seal:
     """What a part says about itself.
 
     Attributes:
-        manifest: of its store as JSON holds it, without the path of the annotations: a part names no place.
+        manifest: of its store as JSON holds it, without the paths of the annotations and the encoder: a part names no
+            place.
         identity: the manifest's fingerprint.
         conditions: under which it was made; nested mappings of plain values.
         boxes: in all its images.
@@ -45,7 +46,7 @@ class Seal:
     @classmethod
     def of(cls, table: pa.Table, manifest: Manifest, conditions: Mapping[str, Any]) -> "Seal":
         """The seal of a part with the content of `table`."""
-        content = {**manifest.content(), "annotations": None}
+        content = {**manifest.content(), "annotations": None, "encoder": None}
         boxes = int(pc.sum(pc.list_value_length(table.column("objectness"))).as_py() or 0)
         digests = {name: _digest(table.column(name)) for name in table.column_names}
         return cls(content, manifest.fingerprint(), dict(conditions), boxes, digests)

@@ -99,7 +99,7 @@ class RegionStore:
         return carried
 
     def carried_manifest(self) -> Manifest | None:
-        """The manifest that most parts carry, without the path of the annotations; None where no part carries one."""
+        """The manifest that most parts carry, without the paths of the annotations and the encoder; None where no part carries one."""
 
         def seal(path: Path) -> Seal | None:
             try:
@@ -140,7 +140,8 @@ class RegionStore:
                 )
             if carried.identity != manifest.content()["identity"]:
                 return carried  # and so refused
-            manifest = Manifest.of({**carried.content(), "annotations": manifest.annotations})
+            own = {"annotations": manifest.annotations, "encoder": manifest.encoder}
+            manifest = Manifest.of({**carried.content(), **own})
             print_line(f"note: {path} {state}; written again from what the parts carry", error=True)
         self._write(path, manifest)
         return manifest

@@ -11,7 +11,7 @@ import pytest
 from commands import REPOSITORY
 
 PACKAGE = REPOSITORY / "plgen_ddp"
-ROOMS = {"score", "label", "report", "train", "demo", "benchmark", "doctor", "encoders"}
+ROOMS = {"score", "label", "report", "train", "demo", "benchmark", "doctor", "encoders", "notebook"}
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 # What each room may import of the package, beside itself and the shared ground.
@@ -24,6 +24,8 @@ ALLOWED = {
     "train": {"score", "label"},  # the same images and detector as stage 1, the same split into base and novel
     "demo": {"report", "train"},  # train/weights.py writes its models; everything else it runs as commands
     "benchmark": {"score", "label", "encoders"},
+    "notebook": {"label"},  # it labels, and embeds a text as names are
+    "front door": {"notebook"},  # plgen_ddp.open_store; the import is inside the function
     "doctor": {"score", "label", "encoders"},  # it calls the checks that they make before a run
 }
 
@@ -52,6 +54,7 @@ IMPORTERS = {
     "sklearn": {"label/logistic.py"},
     "simplejpeg": {"score/jpeg.py"},
     "matplotlib": {"report/curves.py"},
+    "pandas": {"notebook/opened_store.py", "notebook/tables.py"},  # for types; to_frame asks whether it is there
 }
 
 # What stage 2 is made of: no torch, no GPU.
@@ -60,6 +63,7 @@ LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality", "ranked_labels")),
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export", "figures")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
+    *(f"plgen_ddp.notebook.{name}" for name in ("search", "tables", "opened_store")),
     *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit")),
     *(f"launch.{name}" for name in ("split", "export", "import_scores")),
     *(f"plgen_ddp.{name}" for name in ("manifest", "part_seal", "part_writer", "run_lock", "store_check")),
@@ -90,6 +94,8 @@ def importers_of(dependency: str) -> set[str]:
 
 def room_of(module: str) -> str:
     first = module.split("/")[0]
+    if module == "__init__.py":
+        return "front door"
     return first if first in ROOMS else "shared ground"
 
 

@@ -26,6 +26,17 @@ def fetch_encoder(options: ClipConfig) -> Path:
     return fetch_clip(options)
 
 
+def named_encoder(options: ClipConfig) -> dict[str, str]:
+    """The options of `clip` that name the encoder, for a reader in another folder: files by their absolute path."""
+    prefix = "open_clip:local-dir:"
+    model = options.model.removeprefix(prefix)
+    named = {"model": options.model.removesuffix(model) + _absolute(model)}
+    for name in ("weights", "tokenizer"):
+        if (value := getattr(options, name)) is not None:
+            named[name] = _absolute(value)
+    return named if options.activation == "auto" else named | {"activation": options.activation}
+
+
 def load_encoder(options: ClipConfig, weights: Path, device: torch.device, precision: str | None = None) -> Encoder:
     """The encoder of `clip.model` with the weights that `fetch_encoder` returned, on `device`.
 
@@ -59,6 +70,11 @@ def check_prompts(options: ClipConfig, prompts: Sequence[str]) -> None:
     from plgen_ddp.encoders import openai_clip
 
     openai_clip.tokenize(prompts)
+
+
+def _absolute(name: str) -> str:
+    """A path where there is something under that name; else the name, such as ViT-B/32."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _by_open_clip(options: ClipConfig) -> bool:

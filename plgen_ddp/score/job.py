@@ -21,7 +21,7 @@ from plgen_ddp.config import ClipConfig, Config
 from plgen_ddp.console import print_line
 from plgen_ddp.device import conditions_of, installed_versions, peak_gpu_memory, peak_memory
 from plgen_ddp.encoders.encoder import Encoder
-from plgen_ddp.encoders.loading import fetch_encoder, load_encoder
+from plgen_ddp.encoders.loading import fetch_encoder, load_encoder, named_encoder
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
 from plgen_ddp.manifest import Manifest, differences
@@ -158,6 +158,7 @@ def plan_work(config: Config, dataset: ScoringData, models: Models) -> Plan:
             },
             versions=installed_versions("plgen_ddp", "torch", "torchvision", "numpy", "cv2", "clip"),
             annotations=str(Path(given(config.data.annotations)).resolve()),
+            encoder=named_encoder(config.clip),
         )
     )
     store.sweep()
