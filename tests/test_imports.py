@@ -49,7 +49,8 @@ IMPORTERS = {
     },
     "open_clip": {"encoders/open_clip.py"},
     "sklearn": {"label/logistic.py"},
-    "matplotlib": {"report/curves.py"},
+    "matplotlib": {"report/curves.py", "report/frames.py"},
+    "jinja2": {"report/rendering.py"},
 }
 
 # What stage 2 is made of: no torch, no GPU.
@@ -58,7 +59,7 @@ LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality", "ranked_labels")),
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export", "figures")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
-    *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit")),
+    *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit", "report")),
     *(f"launch.{name}" for name in ("split", "export", "import_scores")),
     "launch.text_embeddings",
 ]
