@@ -28,7 +28,7 @@ _CSS = {
 }
 _INK, _RULE, _BAR, _ACCENT, _PANEL, _FAINT = _CSS
 _WIDTH = 340  # points, which are the SVG's units: a phone shows them one to one
-_FONT = 13
+_FONT = 14
 _TICKS = 4
 
 
@@ -45,7 +45,7 @@ class Frame:
     area: tuple[float, float, float, float]
 
 
-def bar_frame(key: str, labels: Sequence[str], x: str, y: str, *, every: int = 1, marker: bool = False) -> Frame:
+def bar_frame(key: str, labels: Sequence[str], x: str, *, every: int = 1, marker: bool = False) -> Frame:
     """Upright bars `KEY-b0`, ...; ticks `KEY-y0` ... of the y axis are the page's to name.
 
     Args:
@@ -53,7 +53,7 @@ def bar_frame(key: str, labels: Sequence[str], x: str, y: str, *, every: int = 1
         every: label each of so many bars.
         marker: whether there is a line `KEY-m` at the left end of the first bar, to be moved to the threshold.
     """
-    figure, axes = _axes(height=210, left=58, bottom=50)
+    figure, axes = _axes(height=200, left=58, bottom=46)
     places = np.arange(len(labels))
     bars = axes.bar(places, np.ones(len(labels)), width=0.86 if len(labels) < 30 else 1.0, color=_BAR, linewidth=0)
     for number, bar in enumerate(bars):
@@ -61,7 +61,6 @@ def bar_frame(key: str, labels: Sequence[str], x: str, y: str, *, every: int = 1
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks(places[::every], labels[::every], parse_math=False)
     axes.set_xlabel(x, color=_INK)
-    axes.set_ylabel(y, color=_INK)
     _value_ticks(axes, key)
     if marker:
         axes.axvline(-0.5, color=_ACCENT, linewidth=2, gid=f"{key}-m", clip_on=False)
@@ -70,7 +69,7 @@ def bar_frame(key: str, labels: Sequence[str], x: str, y: str, *, every: int = 1
 
 def name_frame(key: str, names: Sequence[str], x: str, *, shares: bool = False) -> Frame:
     """Lying bars `KEY-b0`, ..., one a name from the top; ticks of the x axis are the page's to name, unless shares."""
-    figure, axes = _axes(height=22 * len(names) + 64, left=118, bottom=48)
+    figure, axes = _axes(height=22 * len(names) + 64, left=132, bottom=46)
     places = np.arange(len(names))
     bars = axes.barh(places, np.ones(len(names)), height=0.72, color=_BAR, linewidth=0)
     for number, bar in enumerate(bars):
@@ -91,13 +90,15 @@ def curve_frame(
     key: str, curves: Sequence[tuple[int, np.ndarray, np.ndarray]], x: str, y: str, limits: tuple[float, float]
 ) -> Frame:
     """Curves `KEY-cN`, each (N, x, y) with y from 0 to 1, and a dot `KEY-d` at the axes' lower left corner."""
-    figure, axes = _axes(height=240, left=58, bottom=50)
+    figure, axes = _axes(height=230, left=58, bottom=46)
     for number, along, up in curves:
         axes.plot(along, up, color=_BAR, linewidth=2.5, gid=f"{key}-c{number}", solid_joinstyle="round")
     axes.plot([limits[0]], [0], "o", color=_ACCENT, markersize=9, gid=f"{key}-d", clip_on=False)
     axes.set(xlim=limits, ylim=(0, 1))
     axes.set_xlabel(x, color=_INK)
     axes.set_ylabel(y, color=_INK)
+    along = np.linspace(*limits, _TICKS + 1)
+    axes.set_xticks(along, [f"{value:.2f}".rstrip("0").rstrip(".") for value in along])
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".5", ".75", "1"])
     axes.grid(color=_RULE, linewidth=0.8)
     return _svg(figure, axes, key)
@@ -106,12 +107,12 @@ def curve_frame(
 def grid_frame(key: str, rows: Sequence[str], columns: Sequence[str], x: str, y: str) -> Frame:
     """A grid of cells `KEY-rR-cC`, whose opacity is the page's, each with a text `KEY-rR-cC-t`."""
     step = 30
-    figure, axes = _axes(height=step * len(rows) + 140, left=112, bottom=128)
+    figure, axes = _axes(height=step * len(rows) + 150, left=128, bottom=136)
     for row in range(len(rows)):
         for column in range(len(columns)):
             place = f"{key}-r{row}-c{column}"
             axes.bar(column, 1, bottom=row - 0.5, width=1.0, color=_BAR, linewidth=0)[0].set_gid(place)
-            axes.text(column, row, "0", ha="center", va="center", color=_INK, fontsize=12, gid=f"{place}-t")
+            axes.text(column, row, "0", ha="center", va="center", color=_INK, fontsize=_FONT, gid=f"{place}-t")
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, parse_math=False)
     axes.set_yticks(range(len(rows)), [_short(name) for name in rows], parse_math=False)
@@ -148,7 +149,7 @@ def _value_ticks(axes: Axes, key: str, *, across: bool = False) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 15 else name[:14] + "…"
+    return name if len(name) <= 16 else name[:15] + "…"
 
 
 def _svg(figure: Figure, axes: Axes, key: str) -> Frame:

@@ -58,7 +58,8 @@ class Tables:
 
 def make_tables(labels: LabelFile) -> Tables:
     """Counts everything that the page shows of a file."""
-    grid = threshold_grid(labels.scores)
+    own = labels.recorded("label", "score_threshold")
+    grid = threshold_grid(labels.scores, own if isinstance(own, float) else None)
     steps, names = steps_of(labels.scores, grid), len(labels.names)
     counts = _table(labels.name, steps, np.zeros(len(steps), np.int64), names, len(grid), 1)
     size = np.searchsorted(SIZES, np.sqrt(labels.boxes_xywh[:, 2:].clip(0).prod(axis=1)), side="left")
@@ -82,12 +83,17 @@ def make_tables(labels: LabelFile) -> Tables:
     )
 
 
-def threshold_grid(scores: np.ndarray) -> np.ndarray:
-    """Thresholds float64 (steps,), hundredths or two-hundredths, from just below the lowest score up to under 1."""
+def threshold_grid(scores: np.ndarray, own: float | None = None) -> np.ndarray:
+    """Thresholds float64 (steps,), hundredths or two-hundredths, from just below the lowest score up to under 1.
+
+    Args:
+        own: the threshold that the labels were made with, if it is one: the grid starts there.
+    """
     lowest = float(scores.min()) if len(scores) else 0.0
     parts = 100 if lowest < 0.5 else 200
     first = max(int(np.ceil(lowest * parts)) - 1, 0)
-    return np.round(np.arange(first, parts) / parts, 3) if first < parts else np.array([0.995])
+    even = np.round(np.arange(min(first, parts - 1), parts) / parts, 3)
+    return even if own is None or own >= lowest else np.append(own, even[even > own])
 
 
 def steps_of(scores: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class Plot:
 def make_plots(key: str, file: LabelFile, tables: Tables) -> list[Plot]:
     """The plots of a file; `key` begins their ids."""
     grid, names = tables.grid, [file.names[place] for place in tables.shown]
-    thresholds = [f"{value:g}" for value in grid]
+    thresholds = [f"{value:.3g}" for value in grid]
     every = max(len(grid) // 5, 1)
     sizes = [f"{low}" for low in (0, *SIZES)]
     many = "" if len(file.names) == len(names) else f", the {len(names)} with most labels"
@@ -38,15 +38,10 @@ def make_plots(key: str, file: LabelFile, tables: Tables) -> list[Plot]:
         ("names", "Labels a name", f"labels of each name{many}"),
     ]
     drawn = {
-        "scores": frames.bar_frame(f"{key}-scores", thresholds, "score", "labels", every=every, marker=True),
-        "counts": frames.bar_frame(f"{key}-counts", thresholds, "threshold", "labels", every=every, marker=True),
-        "per": frames.bar_frame(
-            f"{key}-per",
-            [*map(str, range(MOST_AN_IMAGE)), f"{MOST_AN_IMAGE}+"],
-            "labels",
-            "images",
-        ),
-        "sizes": frames.bar_frame(f"{key}-sizes", sizes, "pixels, from", "labels"),
+        "scores": frames.bar_frame(f"{key}-scores", thresholds, "score", every=every, marker=True),
+        "counts": frames.bar_frame(f"{key}-counts", thresholds, "threshold", every=every, marker=True),
+        "per": frames.bar_frame(f"{key}-per", [*map(str, range(MOST_AN_IMAGE)), f"{MOST_AN_IMAGE}+"], "labels"),
+        "sizes": frames.bar_frame(f"{key}-sizes", sizes, "pixels, from"),
         "names": frames.name_frame(f"{key}-names", names, "labels"),
     }
     if tables.quality is not None and tables.objects is not None:

@@ -31,6 +31,7 @@
   }
 
   const thousands = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
+  const short = (threshold) => String(+threshold.toFixed(3));
   const share = (value) => (value < 0 ? "–" : value.toFixed(3));
 
   function ticks(key, end) {
@@ -67,8 +68,8 @@
     bars(`${key}-counts`, above);
     for (let i = 0; i < steps; i++) byId(`${key}-scores-b${i}`).classList.toggle("pale", i < step);
     for (const plot of ["scores", "counts"]) move(`${key}-${plot}`, "m", (step + (plot === "counts" ? 0.5 : 0)) / steps, 0);
-    say(`${key}-scores`, `${above[step]} labels above ${grid[step]}.`);
-    say(`${key}-counts`, `${above[step]} labels above ${grid[step]}, ${above[0]} above ${grid[0]}.`);
+    say(`${key}-scores`, `${above[step]} labels above ${short(grid[step])}.`);
+    say(`${key}-counts`, `${above[step]} labels above ${short(grid[step])}, ${above[0]} above ${short(grid[0])}.`);
     const per = file.per(scope, step);
     const having = [images, ...per];
     const images_with = having.map((count, i) => count - (having[i + 1] ?? 0));
@@ -93,8 +94,8 @@
     }
     move(`${key}-pr`, "d", recall, precision);
     move(`${key}-f1`, "d", (grid[step] - grid[0]) / (1 - grid[0]), f1);
-    say(`${key}-pr`, `Precision ${share(precision)}, recall ${share(recall)} above ${grid[step]}.`);
-    say(`${key}-f1`, `F1 ${share(f1)} above ${grid[step]}.`);
+    say(`${key}-pr`, `Precision ${share(precision)}, recall ${share(recall)} above ${short(grid[step])}.`);
+    say(`${key}-f1`, `F1 ${share(f1)} above ${short(grid[step])}.`);
     const kinds = [...file.kinds(scope, step)];
     bars(`${key}-kinds`, kinds, { lying: true });
     say(`${key}-kinds`, `${kinds[0]} right of ${kinds.reduce((a, b) => a + b, 0)}.`);
@@ -170,11 +171,11 @@
     const steps = sliders.map((slider) => +slider.value), name = +select.value;
     const said = files.map((file, number) => {
       const step = steps[number], scope = file.scopes[name];
-      byId(`value-${number}`).textContent = file.grid[step];
-      sliders[number].setAttribute("aria-valuetext", String(file.grid[step]));
+      byId(`value-${number}`).textContent = short(file.grid[step]);
+      sliders[number].setAttribute("aria-valuetext", short(file.grid[step]));
       if (scope >= 0) plots(file, number, step, scope);
       table(file, number, step, scope);
-      return `${counts(file, number, step, scope)} labels above ${file.grid[step]}`;
+      return `${counts(file, number, step, scope)} labels above ${short(file.grid[step])}`;
     });
     gallery(steps, name);
     for (const what of ["base", "truth"])
