@@ -155,8 +155,7 @@ def _short(name: str) -> str:
 def _svg(figure: Figure, axes: Axes, key: str) -> Frame:
     """The figure as an <svg> element without a size of its own, its colours the page's, numbers to hundredths."""
     buffer = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": key, "font.size": _FONT}
-    with mpl.rc_context(settings), warnings.catch_warnings():
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks: the browser has others
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from plgen_ddp.label_quality import KINDS
 from plgen_ddp.report import frames
 from plgen_ddp.report.frames import Frame
@@ -44,7 +46,8 @@ def make_plots(key: str, file: LabelFile, tables: Tables) -> list[Plot]:
         "sizes": frames.bar_frame(f"{key}-sizes", sizes, "pixels, from"),
         "names": frames.name_frame(f"{key}-names", names, "labels"),
     }
-    if tables.quality is not None and tables.objects is not None:
+    quality, objects = tables.quality, tables.objects
+    if quality is not None and objects is not None:
         plots += [
             ("pr", "Precision and recall", "as the threshold moves; the dot is where it is"),
             ("f1", "F1 against threshold", "the dot is where it is"),
@@ -52,9 +55,8 @@ def make_plots(key: str, file: LabelFile, tables: Tables) -> list[Plot]:
             ("ap", "AP50 of each name", f"COCO's, of the labels above the threshold{many}"),
             ("conf", "Confusion of names", "what labels of a name lie on: a novel object, a base object, nothing"),
         ]
-        most = sorted(range(len(tables.objects) - 1), key=lambda place: -int(tables.objects[place + 1]))[:_CURVES]
+        most = np.argsort(-objects[1:], kind="stable").tolist()[:_CURVES]
         scopes = [0, *(place + 1 for place in most)]
-        quality = tables.quality
         drawn |= {
             "pr": frames.curve_frame(
                 f"{key}-pr",

@@ -15,11 +15,12 @@ def threshold_in_words(labels: LabelFile) -> str:
         kept = f"a score above {threshold:.3g}"
     else:
         return "The file does not say at which threshold they were kept."
+    wanted = labels.recorded("label", "per_image")
     how = {
         "fixed": "as it stands in the config (label.threshold=fixed)",
         "f_beta_base": "the threshold with the best F-beta on base names (label.threshold=f_beta_base)",
         "precision": "the lowest threshold at which enough labels of base names are right (label.threshold=precision)",
-        "density": f"the threshold that gives {labels.recorded('label', 'per_image')} labels an image (label.threshold=density)",
+        "density": f"the threshold that gives {wanted} labels an image (label.threshold=density)",
     }.get(str(labels.recorded("label", "threshold")), "and the file does not say how it was chosen")
     return f"Kept are boxes with {kept}, {how}."
 
@@ -37,7 +38,10 @@ def facts_of(file: LabelFile) -> list[tuple[str, str]]:
         ("Rule", rule),
         ("Prompts", f"{len(label['templates'])} templates" if label.get("templates") else ""),
         ("Speed of scoring", file.speed or "not recorded beside the labels"),
-        ("Failures", "not recorded" if failed is None else f"{failed or 'no'} images could not be scored"),
+        (
+            "Failures",
+            "not recorded" if failed is None else f"{failed} images could not be scored" if failed else "none",
+        ),
         ("Not scored", f"{absent} images" if absent else ""),
         ("Version", f"plgen_ddp {file.recorded('version') or 'unknown'}"),
     ]
