@@ -81,6 +81,8 @@ class JudgedBoxes:
 
 def judge_boxes(labels: ImageBoxes, novel: ImageBoxes, base: ImageBoxes) -> JudgedBoxes:
     """What each label of an image is, against its novel and base objects; crowds are left out by the caller."""
+    if not len(labels.scores):
+        return JudgedBoxes(labels, np.empty(0, np.int64), np.empty(0, np.int64))
     order = np.argsort(-labels.scores, kind="stable")
     boxes, names = labels.boxes_xyxy[order], labels.names[order]
     overlap, with_base = ious(boxes, novel.boxes_xyxy), ious(boxes, base.boxes_xyxy)

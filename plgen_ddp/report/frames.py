@@ -69,7 +69,7 @@ def bar_frame(key: str, labels: Sequence[str], x: str, *, every: int = 1, marker
 
 def name_frame(key: str, names: Sequence[str], x: str, *, shares: bool = False) -> Frame:
     """Lying bars `KEY-b0`, ..., one a name from the top; ticks of the x axis are the page's to name, unless shares."""
-    figure, axes = _axes(height=22 * len(names) + 64, left=132, bottom=46)
+    figure, axes = _axes(height=22 * len(names) + 64, left=138, bottom=46)
     places = np.arange(len(names))
     bars = axes.barh(places, np.ones(len(names)), height=0.72, color=_BAR, linewidth=0)
     for number, bar in enumerate(bars):
@@ -107,7 +107,7 @@ def curve_frame(
 def grid_frame(key: str, rows: Sequence[str], columns: Sequence[str], x: str, y: str) -> Frame:
     """A grid of cells `KEY-rR-cC`, whose opacity is the page's, each with a text `KEY-rR-cC-t`."""
     step = 30
-    figure, axes = _axes(height=step * len(rows) + 150, left=128, bottom=136)
+    figure, axes = _axes(height=step * len(rows) + 150, left=138, bottom=140)
     for row in range(len(rows)):
         for column in range(len(columns)):
             place = f"{key}-r{row}-c{column}"
@@ -149,7 +149,15 @@ def _value_ticks(axes: Axes, key: str, *, across: bool = False) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
+    return name if len(name) <= 17 else name[:16] + "…"
+
+
+def _styled(tag: re.Match[str]) -> str:
+    """A tag with numbers to hundredths and the page's colours."""
+    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", tag[0])
+    for colour, variable in _CSS.items():
+        text = text.replace(colour, variable)
+    return text
 
 
 def _svg(figure: Figure, axes: Axes, key: str) -> Frame:
@@ -162,9 +170,7 @@ def _svg(figure: Figure, axes: Axes, key: str) -> Frame:
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 aria-hidden="true" id="{key}">', text, count=1)
     text = re.sub(r"\bfont: (\d+)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
-    for colour, variable in _CSS.items():
-        text = text.replace(colour, variable)
+    text = re.sub(r"<[^>]*>", _styled, text)  # tags alone: a name may look like a number or a colour
     # matplotlib's own ids (figure_1, axes_1, ...) would be in the page once for each plot.
     text = re.sub(rf'\sid="(?!{key}[-"])[a-z]+[\w.]*_\d+"', "", text)
     box, height = axes.get_position(), figure.get_figheight() * 72

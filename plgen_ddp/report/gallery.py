@@ -75,7 +75,7 @@ def colour_of(place: int) -> str:
 def choose_images(labels: LabelFile, wanted: int = SAMPLE, seed: int = 0) -> dict[str, list[int]]:
     """Ids of images by kind; none is in two of them, and each kind gets its share as far as there are images.
 
-    best: with the highest mean score. near: with a label closest above the threshold. worst: with most wrong labels and
+    best: with the highest mean score, those with one label behind the others. near: with a label closest above the threshold. worst: with most wrong labels and
     missed objects, where there is ground truth. random: of all that are left, also without labels.
     """
     ids = np.array(sorted(image.id for image in labels.file.images), np.int64)
@@ -87,7 +87,7 @@ def choose_images(labels: LabelFile, wanted: int = SAMPLE, seed: int = 0) -> dic
     mean = np.bincount(rows[known], labels.scores[known], minlength=len(order)) / np.maximum(count, 1)
     lowest = np.full(len(order), np.inf)
     np.minimum.at(lowest, rows[known], labels.scores[known])
-    kinds = {"best": -mean, "near": lowest}
+    kinds = {"best": -mean - (count > 1), "near": lowest}
     eligible = {"best": count > 0, "near": count > 0}
     if labels.judged is not None:
         kinds = {"worst": -_errors(labels, order)} | kinds

@@ -17,7 +17,7 @@ from plgen_ddp.report.rendering import ReportSummary, rendered
 from plgen_ddp.report.words import facts_of, threshold_in_words
 
 _GROUPS = {
-    "best": ("Best", "the highest mean score"),
+    "best": ("Best", "the highest mean score, images with two labels or more first"),
     "random": ("Random", "drawn by lot, also without labels"),
     "near": ("Near the threshold", "a label that was just kept"),
     "worst": ("Worst", "most wrong labels and missed objects"),

@@ -24,6 +24,7 @@ SHOWN_NAMES = 24
 """Names that a plot shows at once, those with most labels. The table has all of them."""
 CONFUSED = 10
 """Names of the confusion plot."""
+_NEAR = 0.1  # a slider that starts further below the lowest score would do nothing for long
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,16 @@ def threshold_grid(scores: np.ndarray, own: float | None = None) -> np.ndarray:
     """Thresholds float64 (steps,), hundredths or two-hundredths, from just below the lowest score up to under 1.
 
     Args:
-        own: the threshold that the labels were made with, if it is one: the grid starts there.
+        own: the threshold that the labels were made with, if it is one. The grid starts there, unless all labels lie
+            far above it.
     """
     lowest = float(scores.min()) if len(scores) else 0.0
-    parts = 100 if lowest < 0.5 else 200
-    first = max(int(np.ceil(lowest * parts)) - 1, 0)
+    starts_there = own is not None and own < lowest < own + _NEAR
+    start = own if own is not None and starts_there else lowest
+    parts = 100 if start < 0.5 else 200
+    first = max(int(np.ceil(start * parts)) - 1, 0)
     even = np.round(np.arange(min(first, parts - 1), parts) / parts, 3)
-    return even if own is None or own >= lowest else np.append(own, even[even > own])
+    return np.append(start, even[even > start]) if starts_there else even
 
 
 def steps_of(scores: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from plgen_ddp.report.page_data import above, make_tables, threshold_grid
 from plgen_ddp.store import RegionStore
 
 EVIL = "<script>document.title='broken in'</script>-->"
-NAMES = ["cat", EVIL, "dog"]
+NAMES = ["cat", EVIL, "dog #010203 1.23456"]
 WIDTH, HEIGHT = 160, 120
 
 
@@ -189,7 +189,7 @@ def test_threshold_and_name_act_on_counts_gallery_and_plots_at_once(browser, dra
         int(value) for value in page.run("return [...document.querySelectorAll('.card')].map((c) => c.dataset.id)")
     }
     assert len(sample) == 60
-    for threshold, name in ((0, None), (0.7, None), (0.7, "cat"), (0.55, EVIL), (0.9, "dog")):
+    for threshold, name in ((0, None), (0.7, None), (0.7, "cat"), (0.55, EVIL), (0.9, NAMES[2])):
         at = page.threshold(threshold)
         page.name(name or "all names")
         kept = [row for row in rows if row[2]["confidence"] > at and name in (None, row[1])]
@@ -238,6 +238,8 @@ def test_a_name_that_is_a_script_stays_text(browser, drawn):
     assert browser.title == "Pseudo labels of instances_drawn.json"
     assert page.run("return document.scripts.length") == 2
     assert EVIL in page.run("return [...document.querySelectorAll('#name option')].map((o) => o.textContent)")
+    ticks = page.run("return [...document.querySelectorAll('#p0-names text')].map((text) => text.textContent)")
+    assert {"cat", EVIL[:16] + "…", NAMES[2][:16] + "…"} <= set(ticks)
     text = (drawn / "report.html").read_text()
     assert "<script>document" not in text and "&lt;script&gt;document" in text
     for loaded in ("http:", "https:"):
@@ -326,14 +328,14 @@ def test_images_of_each_kind_and_the_same_ones_again(drawn, tmp_path):
 def test_five_thousand_images_are_one_small_file(tmp_path):
     draw_images(tmp_path / "images", 80)
     write_labels(tmp_path / "labels.json", 5000)
-    words = ("--labels", tmp_path / "labels.json", "--images", tmp_path / "images")
-    call("report", *words, "--ground-truth", tmp_path / "truth.json")
+    call("report", "--labels", tmp_path / "labels.json", "--images", tmp_path / "images")
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
 
 
 def test_counts_at_a_threshold_are_of_the_labels_strictly_above_it(tmp_path):
     grid = threshold_grid(np.array([0.8, 0.85, 0.95]))
     assert grid[0] < 0.8 <= grid[1] and len(grid) < 60
+    assert threshold_grid(np.array([0.8]), 0.7434)[:3].tolist() == [0.7434, 0.745, 0.75]
     labels = read_label_file(write_labels(tmp_path / "labels.json", 40), tmp_path / "truth.json", None)
     tables = make_tables(labels)
     for step, threshold in enumerate(tables.grid):
