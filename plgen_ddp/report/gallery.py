@@ -75,8 +75,9 @@ def colour_of(place: int) -> str:
 def choose_images(labels: LabelFile, wanted: int = SAMPLE, seed: int = 0) -> dict[str, list[int]]:
     """Ids of images by kind; none is in two of them, and each kind gets its share as far as there are images.
 
-    best: with the highest mean score, those with one label behind the others. near: with a label closest above the threshold. worst: with most wrong labels and
-    missed objects, where there is ground truth. random: of all that are left, also without labels.
+    best: with the highest mean score, those with one label behind the others. near: with a label closest above the
+    threshold. worst: with most wrong labels and missed objects, where there is ground truth. random: of all that are
+    left, also without labels.
     """
     ids = np.array(sorted(image.id for image in labels.file.images), np.int64)
     order = np.random.default_rng(seed).permutation(ids)
