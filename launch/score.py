@@ -31,7 +31,7 @@ from plgen_ddp.label.job import check_before_scoring
 from plgen_ddp.label.plan import LABELLING_REQUIRES
 from plgen_ddp.options import given
 from plgen_ddp.report.after_labelling import check_report, label_and_report
-from plgen_ddp.score.images import units_of_rank
+from plgen_ddp.score.dealing import deal_units
 from plgen_ddp.score.job import (
     check_any_box,
     check_coverage,
@@ -84,7 +84,7 @@ def score(world: World, config: Config, *, label: bool) -> int:
     models = world.everywhere(lambda: load_models(config, weights, device))
 
     plan = world.from_main(lambda: plan_work(config, dataset, models))
-    own = units_of_rank(plan.units, world.rank, world.size)
+    own = deal_units(plan.units, world.rank, world.size, lambda share: world.count(1, f"units of {share}") - 1)
     with Progress(world.count, sum(map(len, plan.units)), shown=world.is_main) as progress:
         with finishing_batches():
             summary = score_units(config, dataset.index, own, models, progress.advance)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import statistics
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ _LINE_EVERY = 15.0
 # From this share of the ranks' time on, waiting for images is worth a line. A short run waits for its first image.
 _MUCH_WAITING = 0.1
 _SHORT_RUN = 60.0
+# A rank below this share of the median rank's images a second is called slow.
+_SLOW = 0.8
 # Seconds that a rank leaves to the rank whose error it shares; see `one_line_errors`.
 _LINGER = 5.0
 
@@ -288,6 +291,7 @@ def print_scoring(
         )
     else:
         print_line(f"nothing to score: all {stored} images are in the store")
+    _print_ranks(summaries)
     waited = sum(summary.waited for summary in summaries) / max(sum(summary.seconds for summary in summaries), 1e-9)
     if waited > _MUCH_WAITING and seconds > _SHORT_RUN:
         print_line(f"{waited:.0%} of the time went by waiting for images; more run.workers may help", error=True)
@@ -297,6 +301,22 @@ def print_scoring(
             first = next(image_id for image_id, *why in failures if why == [stage, reason])
             print_line(f"  {count} x {stage}: {shortened(reason, MESSAGE)} (first: image {first})", error=True)
         print_line("  run.retry_failures=true scores them again once they are mended", error=True)
+
+
+def _print_ranks(summaries: Sequence[RankSummary]) -> None:
+    """A line for each of several ranks; on stderr, in a run that is long enough to judge, those that were slow."""
+    if len(summaries) == 1 or not any(summary.images for summary in summaries):
+        return
+    rates = [summary.images / max(summary.seconds, 1e-9) for summary in summaries]
+    for rank, (summary, rate) in enumerate(zip(summaries, rates, strict=True)):
+        times = f"{summary.images} images in {summary.seconds:.1f} s ({rate:.2f} images/s)"
+        print_line(f"  rank {rank} on {summary.host}: {times}, waited {summary.waited:.1f} s for images")
+    usual = statistics.median(rate for summary, rate in zip(summaries, rates, strict=True) if summary.images)
+    for rank, (summary, rate) in enumerate(zip(summaries, rates, strict=True)):
+        if summary.seconds > _SHORT_RUN and rate < _SLOW * usual:
+            print_line(
+                f"slow: rank {rank} on {summary.host}, {rate / usual:.0%} of the median rank's speed", error=True
+            )
 
 
 def print_import(summary: ImportSummary) -> None:

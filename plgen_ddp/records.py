@@ -143,6 +143,7 @@ class RankSummary:
         seconds: from the first image to the last part on disk.
         waited: how many of these seconds it had no image to work on.
         peak_memory, peak_gpu_memory: bytes.
+        host: name of the machine.
     """
 
     images: int
@@ -151,6 +152,7 @@ class RankSummary:
     waited: float
     peak_memory: int
     peak_gpu_memory: int
+    host: str
 
 
 @dataclass(frozen=True, slots=True)

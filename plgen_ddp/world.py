@@ -130,14 +130,17 @@ class World:
             dist.gather_object(value, values if self.is_main else None, dst=0)
         return values if self.is_main else []
 
-    def count(self, amount: int) -> int:
+    def count(self, amount: int, what: str = "images") -> int:
         """Adds to a counter that all ranks share, without waiting for any of them; returns its new value.
+
+        Args:
+            what: name of the counter. It starts at 0, also after torchrun has started the ranks again.
 
         Raises:
             PeerError: the process that holds the counter, torchrun itself or its first node's, has ended.
         """
         with self._peers():
-            return self._store.add("images", amount)
+            return self._store.add(what, amount)
 
     def _raise_first(self, outcome: "_Outcome | None") -> None:
         """Raises the first error of any rank on every rank. Only messages travel: not every result can be pickled."""

@@ -78,3 +78,21 @@ def test_ranks_end_when_their_torchrun_is_killed(slow_words, tmp_path):
     assert not alive
     logs = [(output / "log" / f"rank-{rank}.txt").read_text() for rank in range(2)]
     assert all("stopped" in log.splitlines()[-1] or "another rank has ended" in log for log in logs), logs
+
+
+def test_a_rank_that_hangs_for_a_while_is_helped_and_nothing_is_done_twice(slow_words, two_rank_run, tmp_path):
+    output, images = tmp_path / "out", two_rank_run.images
+    job = start(slow_words, output, 2)
+    wait_for_a_part(job, output)
+    slow = next(rank for rank in ranks_of(job) if rank.environ()["RANK"] == "1")
+    slow.suspend()
+    deadline = time.monotonic() + _SECONDS
+    held = 4  # the unit it works on, one ahead of it, two that its writer may have
+    while len(part_times(output)) < images - held:
+        assert job.poll() is None and time.monotonic() < deadline, output.with_suffix(".screen").read_text()
+        time.sleep(0.05)
+    slow.resume()
+    assert job.wait(timeout=_SECONDS) == 0, output.with_suffix(".screen").read_text()
+    logs = [(output / "log" / f"rank-{rank}.txt").read_text().count("scored a unit of") for rank in range(2)]
+    assert sum(logs) == len(part_times(output)) == images and logs[1] < logs[0]
+    assert files_of(output) == files_of(two_rank_run.output)

@@ -9,7 +9,7 @@ CUDA a first batch) into a store that is then left alone.
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from plgen_ddp.device import DTYPES, prepare_device
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex
 from plgen_ddp.records import RankSummary
-from plgen_ddp.score.images import units_of_rank
+from plgen_ddp.score.dealing import deal_units
 from plgen_ddp.score.job import (
     clip_batch_size,
     fetch,
@@ -85,7 +85,7 @@ def time_rank(config: Config, result: Path) -> None:
         device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
         models = world.everywhere(lambda: load_models(config, weights, device))
         units = world.from_main(lambda: plan_work(config, dataset, models)).units
-        own = units_of_rank(units, world.rank, world.size)
+        own: list[np.ndarray] = []
         loaded = time.perf_counter()
 
         first = units[0][: config.run.images_per_batch if device.type == "cuda" else 1]
@@ -97,8 +97,9 @@ def time_rank(config: Config, result: Path) -> None:
 
         world.gather(None)
         world.from_main(lambda: None)  # all start together
+        dealt = deal_units(units, world.rank, world.size, lambda share: world.count(1, f"units of {share}") - 1)
         with StageClock(device).running() as clock:
-            summary = score_units(config, dataset.index, own, models, lambda images: None)
+            summary = score_units(config, dataset.index, _noted(dealt, own), models, lambda images: None)
         stages = clock.seconds()
         world.gather(None)
         world.from_main(lambda: _check_scored(config))
@@ -117,6 +118,13 @@ def time_rank(config: Config, result: Path) -> None:
         ranks = world.gather(mine)
     if world.is_main:
         result.write_text(json.dumps(asdict(_of_all_ranks(config, ranks, device, len(first)))))
+
+
+def _noted(units: Iterable[np.ndarray], into: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The units; adds each to a list when it is taken."""
+    for unit in units:
+        into.append(unit)
+        yield unit
 
 
 def _check_scored(config: Config) -> None:

@@ -133,7 +133,7 @@ def units_of_rank(units: Sequence[np.ndarray], rank: int, ranks: int) -> list[np
 class UnitBatchSampler(Sampler[list[int]]):
     """The batches of some units, one unit after the other; no batch crosses a unit."""
 
-    def __init__(self, units: Sequence[np.ndarray], images_per_batch: int) -> None:
+    def __init__(self, units: Iterable[np.ndarray], images_per_batch: int) -> None:
         self._units = units
         self._images_per_batch = images_per_batch
 
@@ -141,9 +141,6 @@ class UnitBatchSampler(Sampler[list[int]]):
         for unit in self._units:
             for start in range(0, len(unit), self._images_per_batch):
                 yield unit[start : start + self._images_per_batch].tolist()
-
-    def __len__(self) -> int:
-        return sum(self.batches_in(unit) for unit in self._units)
 
     def batches_in(self, unit: np.ndarray) -> int:
         """How many batches a unit has."""

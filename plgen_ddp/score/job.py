@@ -3,8 +3,9 @@
 import functools
 import itertools
 import logging
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,7 @@ from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
 from plgen_ddp.options import given
 from plgen_ddp.records import RankSummary, Regions
 from plgen_ddp.score.box_files import BoxFile, check_boxes, read_boxes
+from plgen_ddp.score.dealing import UnitsAhead
 from plgen_ddp.score.images import UnitBatchSampler, image_batches, on_device, plan_units
 from plgen_ddp.score.proposals import ProposalSource
 from plgen_ddp.score.regions import PendingRegions, RegionEncoder
@@ -163,9 +165,12 @@ def plan_work(config: Config, dataset: ScoringData, models: Models) -> Plan:
 
 
 def score_units(
-    config: Config, index: ImageIndex, units: Sequence[np.ndarray], models: Models, advance: Callable[[int], None]
+    config: Config, index: ImageIndex, units: Iterable[np.ndarray], models: Models, advance: Callable[[int], None]
 ) -> RankSummary:
     """Scores the units and writes a part for each. Calls `advance` with the number of images of each batch.
+
+    Args:
+        units: positions in `index`. They are asked for one by one, shortly before their work begins.
 
     Raises:
         StoppedError: between two batches; the parts of finished units are on disk.
@@ -180,15 +185,21 @@ def score_units(
         min_size=config.detector.min_box_size,
         min_objectness=config.detector.min_objectness,
     )
-    sampler = UnitBatchSampler(units, config.run.images_per_batch)
+    ahead = UnitsAhead(units, 2 if device.type == "cuda" else 1)  # a GPU's batches are copied one ahead
+    sampler = UnitBatchSampler(ahead, config.run.images_per_batch)
     start = time.perf_counter()
     images = 0
-    with image_batches(index, sampler, config.run.workers, device) as decoded, PartWriter(store_of(config)) as writer:
+    with (
+        image_batches(index, sampler, config.run.workers, device) as decoded,
+        PartWriter(store_of(config)) as writer,
+        ahead,
+    ):
         awaited = Awaited("wait", decoded)
         batches = on_device(awaited, device)
-        for unit in units:
+        for first in batches:
+            unit = ahead.begin()
             failures: list[Regions] = []
-            for batch in itertools.islice(batches, sampler.batches_in(unit)):
+            for batch in itertools.chain([first], itertools.islice(batches, sampler.batches_in(unit) - 1)):
                 stop_if_asked()
                 encoder.add(batch, models.proposals(batch))
                 failures += batch.failures
@@ -204,6 +215,7 @@ def score_units(
         waited=awaited.seconds,
         peak_memory=peak_memory(),
         peak_gpu_memory=peak_gpu_memory(device),
+        host=socket.gethostname(),
     )
 
 
