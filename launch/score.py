@@ -23,14 +23,14 @@ from plgen_ddp.console import (
     end_with,
     failed_status,
     one_line_errors,
-    print_labels,
     print_scoring,
     rank_log,
 )
 from plgen_ddp.device import prepare_device
-from plgen_ddp.label.job import check_before_scoring, label_store
-from plgen_ddp.label.plan import LABELLING_REQUIRES, plan_labelling
+from plgen_ddp.label.job import check_before_scoring
+from plgen_ddp.label.plan import LABELLING_REQUIRES
 from plgen_ddp.options import given
+from plgen_ddp.report.after_labelling import check_report, label_and_report
 from plgen_ddp.run_lock import RunLock
 from plgen_ddp.score.dealing import deal_units
 from plgen_ddp.score.job import (
@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with one_line_errors(resumes=True):
         if arguments.label_only:
             config = load_config(arguments.config, arguments.overrides, LABELLING_REQUIRES)
-            print_labels(label_store(plan_labelling(config)))
+            label_and_report(config)
             return 0
         also = () if arguments.no_label else LABELLING_REQUIRES
         with World.from_env() as world:
@@ -65,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
             with rank_log(Path(given(config.run.output), "log")):
                 failed = score(world, config, label=not arguments.no_label)
                 if world.is_main and not arguments.no_label:
-                    print_labels(label_store(plan_labelling(config)))
+                    label_and_report(config)
     if failed > config.run.max_failures:
         return failed_status(f"{failed} images could not be scored; the reasons are above and in run.output/log")
     return 0
@@ -80,6 +80,7 @@ def score(world: World, config: Config, *, label: bool) -> int:
     dataset = world.from_main(lambda: read_dataset(config))
     if label:
         world.from_main(lambda: check_before_scoring(config, dataset.index.image_ids))
+        world.from_main(lambda: check_report(config))
     with RunLock(Path(given(config.run.output))) as lock:
         images = len(dataset.index.image_ids)
         world.from_main(lambda: lock.acquire(images, parent=world.under_torchrun))

@@ -372,6 +372,21 @@ def _is_share(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """A report at the end of a labelling: one HTML file, as launch/report.py writes it."""
+
+    write: bool = decides_nothing(False)
+    """Whether a labelling ends with a report. Its thumbnails come from `data.image_root`, where that is set."""
+
+    output: str | None = decides_nothing(None)
+    """The HTML file. null: report.html beside the labelled JSON."""
+
+    ground_truth: str | None = decides_nothing(None)
+    """COCO-format JSON with annotations of the novel names, for what is right and what is wrong. null: the report says
+    nothing of that."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Options of scoring and labelling."""
 
@@ -381,6 +396,7 @@ class Config:
     clip: ClipConfig = field(default_factory=ClipConfig)
     run: RunConfig = field(default_factory=RunConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         # An interval longer than a pixel keeps one when its ends are rounded; a shorter one may vanish.

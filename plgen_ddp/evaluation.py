@@ -18,7 +18,7 @@ from plgen_ddp.boxes import covered, ious, match_one_to_one
 from plgen_ddp.coco_boxes import BoxFile, BoxRow, ImageRow, boxes_by_image, read_box_file, read_ground_truth
 from plgen_ddp.errors import UserError
 from plgen_ddp.figures import Evaluation, StoreRecall
-from plgen_ddp.label_quality import NO_BOXES, RIGHT_IOU, ImageBoxes, LabelQuality, label_quality
+from plgen_ddp.label_quality import NO_BOXES, RIGHT_IOU, ImageBoxes, JudgedBoxes, judge_boxes, quality_of
 from plgen_ddp.published import published_for
 from plgen_ddp.store import RegionStore
 
@@ -39,6 +39,25 @@ class _Compared:
     labels: list[BoxRow]
     novel: list[BoxRow]
     base: list[BoxRow]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedFile:
+    """An evaluation, and what it says of each label.
+
+    Attributes:
+        evaluation: the figures.
+        names: the novel names.
+        name_of: name of every novel and base category id; the ids are those of the ground truth.
+        images: by image id; names are category ids. Labels in a crowd are left out.
+        objects: the novel objects of each image that has any, crowds left out.
+    """
+
+    evaluation: Evaluation
+    names: tuple[str, ...]
+    name_of: dict[int, str]
+    images: dict[int, JudgedBoxes]
+    objects: dict[int, ImageBoxes]
 
 
 def evaluate(
@@ -62,6 +81,20 @@ def evaluate(
         UserError: an unreadable file, no image in common, an image that is another one in the other file, a name that a
             file lacks or the labels were not made for, labels that are none of this package's, or another store.
     """
+    return judge_file(
+        labels, ground_truth, novel, only_images_with_novel=only_images_with_novel, store=store
+    ).evaluation
+
+
+def judge_file(
+    labels: Path,
+    ground_truth: Path,
+    novel: Sequence[str] | None = None,
+    *,
+    only_images_with_novel: bool = False,
+    store: Path | None = None,
+) -> JudgedFile:
+    """`evaluate`, and what it says of each label."""
     made, real = read_box_file(labels, "labels"), read_ground_truth(ground_truth)
     regions = None if store is None else store_to_judge(store, made.recorded("store", "fingerprint"))
     names = _names(made, real, labels, ground_truth, novel)
@@ -69,7 +102,8 @@ def evaluate(
     run = _coco_eval(compared)
     stats = [float(value) for value in run.stats]
     threshold = made.recorded("label", "score_threshold")
-    return Evaluation(
+    judged, objects = _judged(compared)
+    evaluation = Evaluation(
         AP=stats[0],
         AP50=stats[1],
         AP75=stats[2],
@@ -82,11 +116,13 @@ def evaluate(
         images=len(compared.images),
         AP50_by_name=_ap50_by_name(run, compared),
         score_threshold=float(threshold) if isinstance(threshold, int | float) else None,
-        quality=_quality(compared),
+        quality=quality_of(list(judged.values()), sum(len(boxes.names) for boxes in objects.values())),
         base_objects=len(compared.base),
         store=None if regions is None else _store_recall(regions, compared),
         published=published_for(compared.names, compared.images),
     )
+    name_of = {category.id: category.name for category in real.categories}
+    return JudgedFile(evaluation, tuple(names), name_of, judged, objects)
 
 
 def _names(made: BoxFile, real: BoxFile, labels: Path, ground_truth: Path, novel: Sequence[str] | None) -> list[str]:
@@ -217,22 +253,19 @@ def _annotation(number: int, box: BoxRow) -> dict[str, Any]:
     }
 
 
-def _quality(compared: _Compared) -> LabelQuality:
+def _judged(compared: _Compared) -> tuple[dict[int, JudgedBoxes], dict[int, ImageBoxes]]:
+    """The judged labels of every image, and the novel objects of those that have any."""
     numbers = {number: number for number in (*compared.ids, *(box.category_id for box in compared.base))}
     labels = boxes_by_image(compared.labels, numbers)
     novel = boxes_by_image((box for box in compared.novel if not box.iscrowd), numbers)
     crowds = boxes_by_image((box for box in compared.novel if box.iscrowd), numbers)
     base = boxes_by_image((box for box in compared.base if not box.iscrowd), numbers)
-    return label_quality(
-        [
-            (
-                _without_crowds(labels.get(image.id, NO_BOXES), novel.get(image.id, NO_BOXES), crowds.get(image.id)),
-                novel.get(image.id, NO_BOXES),
-                base.get(image.id, NO_BOXES),
-            )
-            for image in compared.images
-        ]
-    )
+    judged = {}
+    for image in compared.images:
+        objects = novel.get(image.id, NO_BOXES)
+        counted = _without_crowds(labels.get(image.id, NO_BOXES), objects, crowds.get(image.id))
+        judged[image.id] = judge_boxes(counted, objects, base.get(image.id, NO_BOXES))
+    return judged, novel
 
 
 def _without_crowds(labels: ImageBoxes, objects: ImageBoxes, crowds: ImageBoxes | None) -> ImageBoxes:

@@ -14,6 +14,8 @@ from plgen_ddp.boxes import covered, ious, match_one_to_one
 RIGHT_IOU = 0.5
 PART = 0.8
 """A wrong box is a part of an object from this share of its area inside it on."""
+KINDS = ("right", "duplicate", "wrong_name", "base_object", "part", "background")
+"""What a label can be; each label is of the first kind that fits. `LabelQuality` says what they mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +64,64 @@ class ImageBoxes:
 NO_BOXES = ImageBoxes(np.empty((0, 4)), np.empty(0, np.int64), np.empty(0))
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedBoxes:
+    """The labels of one image by falling score, and what ground truth says of each; no verdict depends on lower scores.
+
+    Attributes:
+        labels: the boxes.
+        kinds: int64 (n,), place in KINDS.
+        on: int64 (n,), the name of the object that a label lies on (IoU 0.5), novel or base; -1 where it lies on none.
+    """
+
+    labels: ImageBoxes
+    kinds: np.ndarray
+    on: np.ndarray
+
+
+def judge_boxes(labels: ImageBoxes, novel: ImageBoxes, base: ImageBoxes) -> JudgedBoxes:
+    """What each label of an image is, against its novel and base objects; crowds are left out by the caller."""
+    if not len(labels.scores):
+        return JudgedBoxes(labels, np.empty(0, np.int64), np.empty(0, np.int64))
+    order = np.argsort(-labels.scores, kind="stable")
+    boxes, names = labels.boxes_xyxy[order], labels.names[order]
+    overlap, with_base = ious(boxes, novel.boxes_xyxy), ious(boxes, base.boxes_xyxy)
+    same = names[:, None] == novel.names[None, :]
+    fits = [
+        match_one_to_one(overlap, same, RIGHT_IOU),
+        (np.where(same, overlap, 0) >= RIGHT_IOU).any(axis=1),
+        (overlap >= RIGHT_IOU).any(axis=1),
+        (with_base >= RIGHT_IOU).any(axis=1),
+        (covered(boxes, novel.boxes_xyxy) >= PART).any(axis=1),
+        np.ones(len(names), bool),
+    ]
+    kinds = np.argmax(np.stack(fits), axis=0)
+    on = np.full(len(names), -1, np.int64)
+    for kind, overlaps, objects in ((2, overlap, novel), (3, with_base, base)):
+        which = kinds == kind
+        if which.any():
+            on[which] = objects.names[overlaps[which].argmax(axis=1)]
+    on[kinds <= 1] = names[kinds <= 1]
+    return JudgedBoxes(ImageBoxes(boxes, names, labels.scores[order]), kinds, on)
+
+
 def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -> LabelQuality:
     """Counts over images, each (labels, novel objects, base objects); crowds are left out by the caller."""
-    kinds = dict.fromkeys(("right", "duplicate", "wrong_name", "base_object", "part", "background"), 0)
-    scores, hits, objects = [], [], 0
-    for labels, novel, base in images:
-        order = np.argsort(-labels.scores, kind="stable")
-        boxes, names = labels.boxes_xyxy[order], labels.names[order]
-        overlap = ious(boxes, novel.boxes_xyxy)
-        same = names[:, None] == novel.names[None, :]
-        right = match_one_to_one(overlap, same, RIGHT_IOU)
-        on_own = (np.where(same, overlap, 0) >= RIGHT_IOU).any(axis=1)
-        on_novel = (overlap >= RIGHT_IOU).any(axis=1)
-        on_base = (ious(boxes, base.boxes_xyxy) >= RIGHT_IOU).any(axis=1)
-        part = (covered(boxes, novel.boxes_xyxy) >= PART).any(axis=1)
-        rest = ~right
-        for kind, which in (
-            ("duplicate", on_own),
-            ("wrong_name", on_novel),
-            ("base_object", on_base),
-            ("part", part),
-            ("background", np.ones(len(names), bool)),
-        ):
-            kinds[kind] += int((rest & which).sum())
-            rest &= ~which
-        kinds["right"] += int(right.sum())
-        scores.append(labels.scores[order])
-        hits.append(right)
-        objects += len(novel.names)
-    every = np.concatenate(scores) if scores else np.empty(0)
-    found = np.concatenate(hits) if hits else np.empty(0, bool)
+    judged = [judge_boxes(labels, novel, base) for labels, novel, base in images]
+    return quality_of(judged, sum(len(novel.names) for _, novel, _ in images))
+
+
+def quality_of(judged: Sequence[JudgedBoxes], objects: int) -> LabelQuality:
+    """The counts over judged images with this many novel objects."""
+    every = np.concatenate([np.empty(0), *(image.labels.scores for image in judged)])
+    verdicts = np.concatenate([np.empty(0, np.int64), *(image.kinds for image in judged)])
+    kinds = dict(zip(KINDS, np.bincount(verdicts, minlength=len(KINDS)).tolist(), strict=True))
     count = max(len(every), 1)
     precision, recall = kinds["right"] / count, kinds["right"] / max(objects, 1)
     return LabelQuality(
         labels=len(every),
         objects=objects,
-        images=len(images),
+        images=len(judged),
         precision=precision,
         recall=recall,
         f1=f1_score(precision, recall),
@@ -107,7 +131,7 @@ def label_quality(images: Sequence[tuple[ImageBoxes, ImageBoxes, ImageBoxes]]) -
         background=kinds["background"] / count,
         wrong_name=kinds["wrong_name"] / count,
         duplicate=kinds["duplicate"] / count,
-        reliability=reliability(every, found),
+        reliability=reliability(every, verdicts == 0),
     )
 
 

@@ -99,7 +99,7 @@ class RegionStore:
         return carried
 
     def carried_manifest(self) -> Manifest | None:
-        """The manifest that most parts carry, without the paths of the annotations and the encoder; None where no part carries one."""
+        """The manifest that most parts carry, without paths of annotations and encoder; None where none carries one."""
 
         def seal(path: Path) -> Seal | None:
             try:

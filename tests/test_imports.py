@@ -53,7 +53,8 @@ IMPORTERS = {
     "open_clip": {"encoders/open_clip.py", "encoders/open_clip_weights.py"},
     "sklearn": {"label/logistic.py"},
     "simplejpeg": {"score/jpeg.py"},
-    "matplotlib": {"report/curves.py"},
+    "matplotlib": {"report/curves.py", "report/frames.py"},
+    "jinja2": {"report/rendering.py"},
     "pandas": {"notebook/opened_store.py", "notebook/tables.py"},  # for types; to_frame asks whether it is there
 }
 
@@ -64,7 +65,7 @@ LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export", "figures")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
     *(f"plgen_ddp.notebook.{name}" for name in ("search", "tables", "opened_store")),
-    *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit")),
+    *(f"launch.{name}" for name in ("label", "sweep", "compare", "evaluate", "audit", "report")),
     *(f"launch.{name}" for name in ("split", "export", "import_scores")),
     *(f"plgen_ddp.{name}" for name in ("manifest", "part_seal", "part_writer", "run_lock", "store_check")),
     *(f"launch.{name}" for name in ("text_embeddings", "status", "verify")),

@@ -38,6 +38,7 @@ def test_every_command_prints_its_version_and_its_options(launchers, name, capsy
         "evaluate": "--ground-truth FILE",
         "export": "--output PATH",
         "make_json": "--output FILE",
+        "report": "--ground-truth FILE",
         "train_proposals": "`train.steps` (a whole number; default 90000). ",
     }
     assert own.get(name, "`run.workers` (a whole number; default 2). ") in options

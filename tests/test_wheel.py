@@ -39,7 +39,7 @@ def files(folder, *suffixes):
 
 
 def test_every_module_and_data_file_is_in_the_wheel(installed):
-    kinds = (".py", ".typed", ".pt", ".pth", ".jpg", ".json", ".html", ".yaml", ".txt")
+    kinds = (".py", ".typed", ".pt", ".pth", ".jpg", ".json", ".html", ".css", ".js", ".yaml", ".txt")
     expected = {
         folder / path: content
         for folder, source in ((Path(), "plgen_ddp"), (Path("launch"), "launch"), (Path("configs"), "configs"))

@@ -1,4 +1,4 @@
-"""The demo from end to end: score scenes, label them by every packaged rule, compare the rules, draw three scenes.
+"""The demo from end to end: score scenes, label them by every packaged rule, compare the rules, draw and report.
 
     python -m plgen_ddp.demo [--ranks 2] [section.key=value ...]
 
@@ -17,7 +17,7 @@ from plgen_ddp.options import given
 
 CONFIG, BEST = "demo", "demo_best"
 # The scripts of launch/ by the name they are installed under: they start from any folder, without a checkout too.
-SCORE, LABEL, COMPARE = (f"plgen_ddp.launch.{name}" for name in ("score", "label", "compare"))
+SCORE, LABEL, COMPARE, REPORT = (f"plgen_ddp.launch.{name}" for name in ("score", "label", "compare", "report"))
 # Three of the six novel names under other prompts; the base names only take their share of the probability.
 OTHER_WORDS = [
     "label.vocabulary={novel: [heart, fish, key], distractors: [circle, square, triangle, star, cross, hexagon, ring]}",
@@ -41,6 +41,7 @@ def main() -> int:
     output = Path(given(config.run.output))
     labels, others = output / "labels.json", output / "labels_other_words.json"
     figures, picture = output / "rules.json", output / "rules.png"
+    report = output / "report.html"
 
     ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}", "-m"]
     _run([*ranks, SCORE, "--config", BEST, *options.overrides, f"label.output={labels}"])
@@ -51,11 +52,16 @@ def main() -> int:
     print_line("And other rules: those of the literature and the best one, against the scenes' novel objects.")
     written = ["--json", str(figures), "--picture", str(picture)]
     _run(["-m", COMPARE, "--config", CONFIG, *written, *options.overrides])
+    print_text("")
+    print_line("And a page to look at: images, counts and plots that follow a threshold and a name.")
+    scenes, root = given(config.data.annotations), given(config.data.image_root)
+    page = ["--labels", str(labels), "--ground-truth", scenes, "--images", root, "--run", str(output)]
+    _run(["-m", REPORT, *page, "--output", str(report)])
     print_text(f"\n{WORLD}")
-    print_line("made: pseudo labels of 48 scenes, by all rules and by other words, and a table of the rules")
-    print_line(f"where: {labels}, {others.name} and comparison/ beside it; {figures}, {picture}")
+    print_line("made: pseudo labels of 48 scenes, by all rules and by other words, a table of the rules, and a report")
+    print_line(f"where: {labels}, {others.name} and comparison/ beside it; {figures}, {picture}, {report}")
     mine = f"run.output={output} label.vocabulary=heart,fish label.output={output / 'mine.json'}"
-    print_line(f"next: python -m {LABEL} --config {BEST} {mine}")
+    print_line(f"next: open {report} in a browser; python -m {LABEL} --config {BEST} {mine}")
     return 0
 
 

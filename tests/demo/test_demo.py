@@ -1,9 +1,10 @@
 """The demo as a user runs it: learned models, real commands, and labels that are right."""
 
 import json
+import re
 
 import pytest
-from commands import REPOSITORY
+from commands import REPOSITORY, call, refused
 from PIL import Image
 
 from plgen_ddp.demo.scenes import NOVEL
@@ -68,6 +69,30 @@ def test_it_ends_with_the_table_and_the_picture(demo, rules):
     with Image.open(output / "rules.png") as picture:
         assert 1000 <= picture.width <= 1600
     assert (output / "rules.png").stat().st_size < 300_000
+
+
+def test_its_report_says_what_made_the_labels_and_how_fast(demo):
+    page, printed = (demo[0] / "report.html").read_text(), demo[1]
+    labels = json.loads((demo[0] / "labels.json").read_text())
+    count = sum("confidence" in row for row in labels["annotations"])
+    assert f"<h1>{count} labels on 48 images</h1>" in page
+    assert "the threshold with the best F-beta on base names" in page
+    assert re.search(r"[0-9.]+ images a second \(48 images on 2 ranks\)", page)
+    assert all("report" in line for line in printed.splitlines()[-3:])
+
+
+def test_a_labelling_ends_with_a_report_where_it_is_asked_for(demo_run, tmp_path, capsys):
+    output = demo_run.copy(tmp_path / "out")
+    words = ["--config", "demo_best", f"run.output={output}", f"label.output={tmp_path / 'labels.json'}"]
+    truth = REPOSITORY / "plgen_ddp/demo/data/annotations/instances_demo.json"
+    call("label", *words, "report.write=true", f"report.ground_truth={truth}")
+    assert (tmp_path / "report.html").read_bytes() == (output / "report.html").read_bytes()
+    assert f"wrote {tmp_path / 'report.html'}: 48 images shown" in capsys.readouterr().out
+    (tmp_path / "report.html").unlink()
+    wrong = ["report.write=true", f"report.output={tmp_path / 'labels.json'}"]
+    assert "is label.output" in refused(capsys, "label", [*words, *wrong])
+    call("label", *words)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_scenes_and_weights_are_small():

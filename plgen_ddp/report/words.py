@@ -1,0 +1,65 @@
+"""What made a labelled JSON, in words."""
+
+from typing import Any
+
+from plgen_ddp.report.label_file import LabelFile
+
+
+def threshold_in_words(labels: LabelFile) -> str:
+    """At which threshold the labels were kept, and how it was chosen."""
+    threshold = labels.recorded("label", "score_threshold")
+    if isinstance(threshold, dict) and threshold:
+        low, high = min(threshold.values()), max(threshold.values())
+        kept = f"a score above {low:.3g} to {high:.3g}, one threshold for each name"
+    elif isinstance(threshold, int | float):
+        kept = f"a score above {threshold:.3g}"
+    else:
+        return "The file does not say at which threshold they were kept."
+    wanted = labels.recorded("label", "per_image")
+    how = {
+        "fixed": "as it stands in the config (label.threshold=fixed)",
+        "f_beta_base": "the threshold with the best F-beta on base names (label.threshold=f_beta_base)",
+        "precision": "the lowest threshold at which enough labels of base names are right (label.threshold=precision)",
+        "density": f"the threshold that gives {wanted} labels an image (label.threshold=density)",
+    }.get(str(labels.recorded("label", "threshold")), "and the file does not say how it was chosen")
+    return f"Kept are boxes with {kept}, {how}."
+
+
+def facts_of(file: LabelFile) -> list[tuple[str, str]]:
+    """What made the labels, as (what, value)."""
+    identity = file.recorded("store") or {}
+    label = file.recorded("label") or {}
+    failed, absent = file.recorded("images_failed"), file.recorded("images_not_scored")
+    rule = ", ".join(f"{key} {label[key]}" for key in ("class_score", "box_score", "fusion") if label.get(key))
+    facts = [
+        ("Dataset", _dataset(file)),
+        ("Boxes by", _weights(identity.get("detector"))),
+        ("Names by", _weights(identity.get("clip"))),
+        ("Rule", rule),
+        ("Prompts", f"{len(label['templates'])} templates" if label.get("templates") else ""),
+        ("Speed of scoring", file.speed or "not recorded beside the labels"),
+        (
+            "Failures",
+            "not recorded" if failed is None else f"{failed} images could not be scored" if failed else "none",
+        ),
+        ("Not scored", f"{absent} images" if absent else ""),
+        ("Version", f"plgen_ddp {file.recorded('version') or 'unknown'}"),
+    ]
+    return [(what, value) for what, value in facts if value]
+
+
+def _dataset(file: LabelFile) -> str:
+    name, digest = file.recorded("annotations", "name"), file.recorded("annotations", "sha256")
+    known = f" (SHA-256 {str(digest)[:12]}…)" if digest else ""
+    return f"{name or file.path.name}{known}, {len(file.file.images)} images"
+
+
+def _weights(identity: Any) -> str:
+    """A model's own words for itself: texts and short numbers, a checksum by its beginning."""
+    if not isinstance(identity, dict):
+        return ""
+    words = []
+    for key, value in identity.items():
+        if isinstance(value, str) and key in ("weights", "sha256", "model", "name", "architecture", "config", "source"):
+            words.append(f"{key} {value if len(value) <= 40 else value[:12] + '…'}")
+    return ", ".join(words) or ", ".join(f"{key} {str(value)[:20]}" for key, value in list(identity.items())[:4])

@@ -1,0 +1,380 @@
+"""The report as a person opens it: in a browser, from a file, with the counts of the JSON behind it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import call, refused
+from PIL import Image
+
+from plgen_ddp.evaluation import evaluate
+from plgen_ddp.records import Regions
+from plgen_ddp.report.label_file import read_label_file
+from plgen_ddp.report.page_data import above, make_tables, threshold_grid
+from plgen_ddp.store import RegionStore
+
+EVIL = "<script>document.title='broken in'</script>-->"
+NAMES = ["cat", EVIL, "dog #010203 1.23456"]
+WIDTH, HEIGHT = 160, 120
+
+
+def draw_images(folder, count, colour=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, count + 1):
+        shade = np.full((HEIGHT, WIDTH, 3), (number * 3 % 200, 90, 120 + colour), np.uint8)
+        Image.fromarray(shade).save(folder / f"{number}.jpg")
+
+
+def write_labels(path, images, *, seed=0, low=0.4, names=NAMES, files=80):
+    """A labelled JSON as this package writes it, and the ground truth beside it; some labels are on its objects."""
+    rng = np.random.default_rng(seed)
+    categories = [{"id": 10 + place, "name": name} for place, name in enumerate([*names, "table"])]
+    rows = [
+        {"id": n, "file_name": f"{(n - 1) % files + 1}.jpg", "width": WIDTH, "height": HEIGHT}
+        for n in range(1, images + 1)
+    ]
+    truth, labels = [], []
+    for image in rows:
+        for _ in range(int(rng.integers(0, 4))):
+            category = int(rng.integers(10, 10 + len(names)))
+            box = [*rng.uniform(0, 60, 2).round(2).tolist(), *rng.uniform(20, 50, 2).round(2).tolist()]
+            truth.append({"id": len(truth) + 1, "image_id": image["id"], "category_id": category, "bbox": box})
+            if rng.random() < 0.7:
+                other = category if rng.random() < 0.8 else 10
+                labels.append((image["id"], other, [box[0] + 1, *box[1:]], rng.uniform(low, 1)))
+        if rng.random() < 0.3:
+            labels.append((image["id"], 10, [100.0, 80.0, 30.0, 30.0], float(rng.uniform(low, 0.9))))
+    base = [
+        {"id": 9000 + image["id"], "image_id": image["id"], "category_id": 10 + len(names), "bbox": [100, 80, 30, 31]}
+        for image in rows[::2]
+    ]
+    pseudo = [
+        {"id": -1 - n, "image_id": i, "category_id": c, "bbox": b, "confidence": float(s), "score": float(s)}
+        for n, (i, c, b, s) in enumerate(labels)
+    ]
+    info = {
+        "plgen_ddp": {
+            "version": "0",
+            "annotations": {"name": "instances_drawn.json", "sha256": "ab" * 32},
+            "label": {"novel": names, "base": "all others", "score_threshold": low, "threshold": "fixed"},
+            "images_failed": 0,
+        }
+    }
+    common = {"images": rows, "categories": categories}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(common | {"info": info, "annotations": base + pseudo}))
+    path.with_name("truth.json").write_text(json.dumps(common | {"annotations": base + truth}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder with images, labels.json, truth.json, others.json and report.html of all of them."""
+    folder = tmp_path_factory.mktemp("report")
+    draw_images(folder / "images", 80)
+    (folder / "images" / "7.jpg").write_bytes(b"no image")
+    write_labels(folder / "labels.json", 80)
+    write_labels(folder / "second" / "others.json", 80, seed=1, low=0.6)
+    common = ("--labels", folder / "labels.json", "--images", folder / "images")
+    call("report", *common, "--ground-truth", folder / "truth.json")
+    call("report", *common, "--compare", folder / "second" / "others.json", "--output", folder / "both.html")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium; the tests that need it skip where it is not installed."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no Chromium with chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("chromium")
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(word)
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    started.set_page_load_timeout(300)
+    started.set_script_timeout(300)
+    yield started
+    started.quit()
+
+
+class Page:
+    """A report in the browser, through what a person moves and reads."""
+
+    def __init__(self, browser, path, *, width=1280, height=900, scheme="light"):
+        self.browser = browser
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [_media(scheme)]})
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get_log("browser")
+        browser.get(Path(path).resolve().as_uri())
+
+    def run(self, script, *values):
+        return self.browser.execute_script(script, *values)
+
+    def threshold(self, value, file=0):
+        """Moves the slider to a threshold, and returns the one that it stops at."""
+        script = """
+            const slider = document.getElementById("slider-" + arguments[1]);
+            const grid = JSON.parse(document.getElementById("data").textContent)[arguments[1]].grid;
+            slider.value = grid.reduce((best, own, i) =>
+                Math.abs(own - arguments[0]) < Math.abs(grid[best] - arguments[0]) ? i : best, 0);
+            slider.dispatchEvent(new Event("input", {bubbles: true}));
+            return grid[+slider.value];"""
+        return self.run(script, value, file)
+
+    def name(self, name):
+        script = """
+            const select = document.getElementById("name");
+            select.value = [...select.options].find((option) => option.textContent === arguments[0]).value;
+            select.dispatchEvent(new Event("input", {bubbles: true}));"""
+        self.run(script, name)
+
+    def count(self, what, file=0):
+        script = "return document.querySelector(`#tiles-${arguments[1]} [data-count='${arguments[0]}']`).textContent"
+        return float(self.run(script, what, file).replace("\u202f", ""))
+
+    def shown_boxes(self, file=0):
+        """(image id, place of the name) of every label box that is seen."""
+        script = """
+            return [...document.querySelectorAll(`svg g.label[data-file="${arguments[0]}"]`)]
+                .filter((box) => getComputedStyle(box).display !== "none")
+                .map((box) => [+box.closest(".card").dataset.id, +box.dataset.name]);"""
+        return sorted(map(tuple, self.run(script, file)))
+
+    def bars(self, key):
+        """The values of a plot's bars: their lengths, as parts of the axis, times the number at its end."""
+        script = """
+            const key = arguments[0], end = document.getElementById(key + "-y4");
+            const most = end ? +end.textContent.trim().replace(/[^0-9.]/g, "") : 1;
+            return [...document.querySelectorAll(`[id^="${key}-b"]`)].map((bar) =>
+                most * +bar.style.transform.match(/[(](.*)[)]/)[1]);"""
+        return self.run(script, key)
+
+    def screenshot(self, name, *, whole=False):
+        """Keeps a picture where PLGEN_SCREENSHOTS names a folder."""
+        if folder := os.environ.get("PLGEN_SCREENSHOTS"):
+            import base64
+
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            taken = self.browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
+            (Path(folder) / name).write_bytes(base64.b64decode(taken["data"]))
+
+
+def _media(scheme):
+    return {"name": "prefers-color-scheme", "value": scheme}
+
+
+def labels_in(path):
+    content = json.loads(Path(path).read_text())
+    names = {row["id"]: row["name"] for row in content["categories"]}
+    return content, [
+        (row["image_id"], names[row["category_id"]], row) for row in content["annotations"] if "confidence" in row
+    ]
+
+
+def test_threshold_and_name_act_on_counts_gallery_and_plots_at_once(browser, drawn):
+    page = Page(browser, drawn / "report.html")
+    page.screenshot("light.png")
+    content, rows = labels_in(drawn / "labels.json")
+    sample = {
+        int(value) for value in page.run("return [...document.querySelectorAll('.card')].map((c) => c.dataset.id)")
+    }
+    assert len(sample) == 60
+    for threshold, name in ((0, None), (0.7, None), (0.7, "cat"), (0.55, EVIL), (0.9, NAMES[2])):
+        at = page.threshold(threshold)
+        page.name(name or "all names")
+        kept = [row for row in rows if row[2]["confidence"] > at and name in (None, row[1])]
+        assert page.count("labels") == len(kept) > 0
+        assert page.count("an-image") == pytest.approx(len(kept) / len(content["images"]), abs=0.006)
+        assert page.count("empty") == len(content["images"]) - len({image for image, *_ in kept})
+        expected = sorted((image, NAMES.index(own)) for image, own, _ in kept if image in sample)
+        assert page.shown_boxes() == expected
+        assert sum(page.bars("p0-sizes")) == pytest.approx(len(kept))
+        per_image = np.bincount([sum(image == row["id"] for image, *_ in kept) for row in content["images"]])
+        assert page.bars("p0-per")[: len(per_image)] == pytest.approx(per_image.tolist())
+        assert max(page.bars("p0-counts")) == pytest.approx(sum(name in (None, own) for _, own, _ in rows))
+        if name is None:
+            assert sum(page.bars("p0-names")) == pytest.approx(len(kept))
+    page.screenshot("filtered.png")
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_figures_are_those_of_the_evaluation(browser, drawn):
+    page = Page(browser, drawn / "report.html")
+    result = evaluate(drawn / "labels.json", drawn / "truth.json")
+    for what, value in (
+        ("precision", result.quality.precision),
+        ("recall", result.quality.recall),
+        ("f1", result.quality.f1),
+        ("ap50", result.AP50),
+    ):
+        assert page.count(what) == pytest.approx(value, abs=6e-4), what
+    assert page.bars("p0-ap")[0] >= 0
+    shares = [part / result.pseudo_labels for part in page.bars("p0-kinds")]
+    quality = result.quality
+    assert shares == pytest.approx(
+        [
+            quality.precision,
+            quality.duplicate,
+            quality.wrong_name,
+            quality.base_object,
+            quality.part,
+            quality.background,
+        ]
+    )
+
+
+def test_a_name_that_is_a_script_stays_text(browser, drawn):
+    page = Page(browser, drawn / "report.html")
+    assert browser.title == "Pseudo labels of instances_drawn.json"
+    assert page.run("return document.scripts.length") == 2
+    assert EVIL in page.run("return [...document.querySelectorAll('#name option')].map((o) => o.textContent)")
+    ticks = page.run("return [...document.querySelectorAll('#p0-names text')].map((text) => text.textContent)")
+    assert {"cat", EVIL[:16] + "…", NAMES[2][:16] + "…"} <= set(ticks)
+    text = (drawn / "report.html").read_text()
+    assert "<script>document" not in text and "&lt;script&gt;document" in text
+    for loaded in ("http:", "https:"):
+        assert f'src="{loaded}' not in text and f"url({loaded}" not in text
+
+
+def test_two_files_side_by_side_have_thresholds_of_their_own(browser, drawn):
+    page = Page(browser, drawn / "both.html")
+    paths = (drawn / "labels.json", drawn / "second" / "others.json")
+    for file, (path, threshold) in enumerate(zip(paths, (0.5, 0.8), strict=True)):
+        at = page.threshold(threshold, file)
+        kept = [row for row in labels_in(path)[1] if row[2]["confidence"] > at]
+        assert page.count("labels", file) == len(kept)
+        assert len(page.shown_boxes(file)) <= len(kept)
+        assert page.run("return document.querySelectorAll(`.card svg[data-file='${arguments[0]}']`).length", file) == 60
+    page.screenshot("compared.png")
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_follows_the_scheme_and_fits_a_phone(browser, drawn, scheme):
+    page = Page(browser, drawn / "report.html", width=390, height=844, scheme=scheme)
+    page.screenshot(f"phone-{scheme}.png", whole=False)
+    assert page.run("return document.documentElement.scrollWidth") <= 390
+    light = page.run(
+        "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every((part) => part > 128)"
+    )
+    assert light == (scheme == "light")
+    contrasts = page.run(CONTRASTS)
+    assert len(contrasts) > 50
+    for text, ratio, size in contrasts:
+        assert ratio >= 4.5 and size >= 13, (text, ratio, size)
+
+
+# Every text with its contrast to the ground behind it and its size in pixels; of plots, the size as it is drawn.
+CONTRASTS = """
+const channel = (part) => ((part /= 255) <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number);
+    return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b); };
+const ground = (element) => { for (; element; element = element.parentElement) {
+    const colour = getComputedStyle(element).backgroundColor;
+    if (!/, 0\\)$/.test(colour)) return colour; } };
+return [...document.querySelectorAll("h1,h2,h3,p,dt,dd,label,summary,span,th,td,option,svg text")]
+    .filter((one) => one.textContent.trim() && one.getClientRects().length && !one.closest(".sr"))
+    .map((one) => { const style = getComputedStyle(one), plot = one.closest(".plot svg");
+        const pair = [light(plot ? style.fill : style.color), light(ground(one))].sort((a, b) => b - a);
+        const scale = plot ? plot.getBoundingClientRect().width / plot.viewBox.baseVal.width : 1;
+        return [one.textContent.trim().slice(0, 40), (pair[0] + 0.05) / (pair[1] + 0.05),
+            parseFloat(style.fontSize) * scale]; });
+"""
+
+
+def test_keys_move_everything_and_readers_of_screens_hear_it(browser, drawn):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(browser, drawn / "report.html")
+    before = page.count("labels")
+    page.run("document.getElementById('slider-0').focus()")
+    ActionChains(browser).send_keys(Keys.ARROW_RIGHT * 20).perform()
+    assert page.count("labels") < before
+    ActionChains(browser).send_keys(Keys.TAB).send_keys("c").perform()  # the next stop is the name filter
+    assert page.run("return document.getElementById('name').selectedOptions[0].textContent") == "cat"
+    ActionChains(browser).send_keys(Keys.TAB).send_keys(Keys.SPACE).perform()
+    assert page.run("return document.body.className") == "no-base"
+    unnamed = """
+        return [...document.querySelectorAll("input,select,button,svg[role=img],[role=region],figure.plot,img")].filter(
+            (one) => !(one.labels?.length || one.textContent.trim() && one.matches("button")
+                || one.getAttribute("aria-label"))).length;"""
+    assert page.run(unnamed) == 0
+    assert page.run("return document.documentElement.lang") == "en"
+    assert "labels above" in page.run("return document.getElementById('figure-p0-counts').getAttribute('aria-label')")
+
+
+def test_images_of_each_kind_and_the_same_ones_again(drawn, tmp_path):
+    again = tmp_path / "again.html"
+    words = ("--labels", drawn / "labels.json", "--images", drawn / "images", "--ground-truth", drawn / "truth.json")
+    call("report", *words, "--output", again)
+    assert again.read_bytes() == (drawn / "report.html").read_bytes()
+    call("report", *words, "--output", again, "--seed", "1")
+    assert again.read_bytes() != (drawn / "report.html").read_bytes()
+    for heading in ("Best", "Random", "Near the threshold", "Worst"):
+        assert f"<h3>{heading} " in again.read_text()
+
+
+def test_five_thousand_images_are_one_small_file(tmp_path):
+    draw_images(tmp_path / "images", 80)
+    write_labels(tmp_path / "labels.json", 5000)
+    call("report", "--labels", tmp_path / "labels.json", "--images", tmp_path / "images")
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def test_counts_at_a_threshold_are_of_the_labels_strictly_above_it(tmp_path):
+    grid = threshold_grid(np.array([0.8, 0.85, 0.95]))
+    assert grid[0] < 0.8 <= grid[1] and len(grid) < 60
+    assert threshold_grid(np.array([0.8]), 0.7434)[:3].tolist() == [0.7434, 0.745, 0.75]
+    labels = read_label_file(write_labels(tmp_path / "labels.json", 40), tmp_path / "truth.json", None)
+    tables = make_tables(labels)
+    for step, threshold in enumerate(tables.grid):
+        kept = labels.scores > threshold
+        assert above(tables.labels)[0, step, 0] == kept.sum()
+        for name in range(3):
+            assert above(tables.labels)[name + 1, step, 0] == (kept & (labels.name == name)).sum()
+    assert above(tables.per_image)[0, 0, 0] == len(set(labels.image_ids.tolist()))
+
+
+def test_failed_images_have_their_reasons_and_thumbnails(tmp_path, capsys):
+    draw_images(tmp_path / "images", 3)
+    (tmp_path / "images" / "2.jpg").write_bytes(b"no image")
+    write_labels(tmp_path / "images.json", 3)
+    failed = [Regions.failed(2, "decode", "not an image <b>"), Regions.failed(3, "read", "took too long")]
+    store = RegionStore(tmp_path / "out" / "store")
+    store.write_part(failed)
+    manifest = {
+        "format": 2,
+        "dim": 4,
+        "similarity": {"rule": "softmax", "temperature": 0.01, "bias": 0.0},
+        "identity": {"dataset": {}},
+        "versions": {},
+        "annotations": str(tmp_path / "images.json"),
+    }
+    (store.folder / "manifest.json").write_text(json.dumps(manifest))
+    call("report", "--failures", "--run", tmp_path / "out", "--images", tmp_path / "images")
+    text = (tmp_path / "out" / "failures.html").read_text()
+    assert text.count('<figure class="card failure"') == 2
+    assert "decode: not an image &lt;b&gt;" in text and "read: took too long" in text
+    assert text.count("<img ") == 1 and text.count("cannot be decoded") == 1
+
+
+def test_mistakes_are_one_line(drawn, tmp_path, capsys):
+    assert "--labels is missing" in refused(capsys, "report", [])
+    labels = drawn / "labels.json"
+    assert "--images: no folder at" in refused(capsys, "report", ["--labels", labels, "--images", tmp_path / "none"])
+    assert "has no pseudo labels" in refused(
+        capsys, "report", ["--labels", drawn / "truth.json", "--output", tmp_path / "a"]
+    )
+    line = refused(capsys, "report", ["--labels", labels, "--output", labels])
+    assert "--output" in line and "is --labels" in line
