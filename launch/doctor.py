@@ -3,25 +3,34 @@
     python launch/doctor.py --config configs/coco_best.yaml data.annotations=... data.image_root=... run.output=...
     python launch/doctor.py ... --all               decodes every image, not a sample of 100
     python launch/doctor.py ... --ranks 8           for 8 ranks a node; one a GPU by default
+    python launch/doctor.py ... --digests           also which images have the same bytes; reads all of them
+    python launch/doctor.py ... --known-digests F   also which differ from a list that sha256sum wrote
     python launch/doctor.py ... --json              the findings as JSON
+    torchrun --nnodes=2 ... launch/doctor.py ...    also whether every node sees one run.output
 
 It takes the words of launch/score.py. Models are built on the CPU, and weights that are given by name are downloaded as
 scoring would. Each line is `ok`, `warning` or `error`; the exit status is 1 where there is an error.
 """
 
+import argparse
 import dataclasses
 import json
-import sys
-from collections.abc import Sequence
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import one_line_errors, print_line, print_text
+from plgen_ddp.console import end_with, one_line_errors, print_line, print_text
+from plgen_ddp.doctor.digests import check_digests
 from plgen_ddp.doctor.findings import Finding
 from plgen_ddp.doctor.inputs import check_data, check_models, check_names
 from plgen_ddp.doctor.machine import check_machine, check_room
 from plgen_ddp.doctor.settings import read_settings
+from plgen_ddp.doctor.shared_output import SharedView, Token, shared_finding
+from plgen_ddp.world import World
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -30,6 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
     images.add_argument("--sample", type=int, default=100, metavar="N", help="images to decode (100)")
     images.add_argument("--all", action="store_true", help="decode every image")
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks of a node; one a GPU by default")
+    parser.add_argument("--digests", action="store_true", help="look for images with the same bytes")
+    parser.add_argument("--known-digests", type=Path, metavar="FILE", help="compare images with sha256sum's list")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_intermixed_args(words)
     found: list[Finding] = []
@@ -39,20 +50,14 @@ def main(words: Sequence[str] | None = None) -> int:
         if not options.json:
             print_line(finding.line())
 
-    with one_line_errors():
-        config, lacking, findings = read_settings(options.config, options.overrides)
-        for finding in findings:
-            report(finding)
-        if config is not None:
-            for finding in check_data(config, lacking, None if options.all else max(options.sample, 0)):
+    with one_line_errors(), World.from_env() as world:
+        output = world.from_main(lambda: examine(options, report))
+        if world.size > 1 and output is not None:
+            finding = look_at_shared(world, output)
+            if world.is_main:
                 report(finding)
-            encoder = check_models(config, lacking, report)
-            for finding in check_names(config, lacking):
-                report(finding)
-            for finding in check_machine(config, options.ranks or max(torch.cuda.device_count(), 1)):
-                report(finding)
-            for finding in check_room(config, lacking, encoder):
-                report(finding)
+    if not world.is_main:
+        return 0
     errors, warnings = (sum(finding.level == level for finding in found) for level in ("error", "warning"))
     if options.json:
         print_text(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
@@ -61,5 +66,38 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if errors else 0
 
 
+def examine(options: argparse.Namespace, report: Callable[[Finding], None]) -> Path | None:
+    """All checks that one process can make; returns `run.output`, where there is one."""
+    config, lacking, findings = read_settings(options.config, options.overrides)
+    for finding in findings:
+        report(finding)
+    if config is None:
+        return None
+    for finding in check_data(config, lacking, None if options.all else max(options.sample, 0)):
+        report(finding)
+    if options.digests or options.known_digests is not None:
+        for finding in check_digests(config, lacking, options.known_digests):
+            report(finding)
+    encoder = check_models(config, lacking, report)
+    for finding in check_names(config, lacking):
+        report(finding)
+    for finding in check_machine(config, options.ranks or max(torch.cuda.device_count(), 1)):
+        report(finding)
+    for finding in check_room(config, lacking, encoder):
+        report(finding)
+    return None if config.run.output is None else Path(config.run.output)
+
+
+def look_at_shared(world: World, output: Path) -> Finding:
+    """Whether all ranks see one `run.output`. Every rank calls it; the finding is rank 0's."""
+    name = world.from_main(lambda: f"plgen-doctor-{secrets.token_hex(8)}")
+    token = Token(output, name, world.rank)
+    world.everywhere(lambda: None)  # all have written
+    views = world.gather(SharedView(socket.gethostname(), token.error, token.unseen(world.size)))
+    world.from_main(lambda: None)  # all have looked
+    token.remove()
+    return shared_finding(views, output)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -16,36 +16,39 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgen_ddp.command_line import command_line
-from plgen_ddp.config import Config, load_config
-from plgen_ddp.console import (
-    Progress,
-    end_with,
-    failed_status,
-    one_line_errors,
-    print_scoring,
-    rank_log,
-)
-from plgen_ddp.device import prepare_device
-from plgen_ddp.label.job import check_before_scoring
-from plgen_ddp.label.plan import LABELLING_REQUIRES
-from plgen_ddp.options import given
-from plgen_ddp.report.after_labelling import check_report, label_and_report
-from plgen_ddp.run_lock import RunLock
-from plgen_ddp.score.dealing import deal_units
-from plgen_ddp.score.job import (
-    ScoringData,
-    check_any_box,
-    check_coverage,
-    fetch,
-    load_models,
-    plan_work,
-    read_dataset,
-    score_units,
-    scoring_requires,
-)
-from plgen_ddp.stopping import finishing_batches
-from plgen_ddp.world import World
+from plgen_ddp.starting import interruptible_imports
+
+with interruptible_imports():
+    from plgen_ddp.command_line import command_line
+    from plgen_ddp.config import Config, load_config
+    from plgen_ddp.console import (
+        Progress,
+        end_with,
+        failed_status,
+        one_line_errors,
+        print_scoring,
+        rank_log,
+    )
+    from plgen_ddp.device import prepare_device
+    from plgen_ddp.label.job import check_before_scoring
+    from plgen_ddp.label.plan import LABELLING_REQUIRES
+    from plgen_ddp.options import given
+    from plgen_ddp.report.after_labelling import check_report, label_and_report
+    from plgen_ddp.run_lock import RunLock
+    from plgen_ddp.score.dealing import deal_units
+    from plgen_ddp.score.job import (
+        ScoringData,
+        check_any_box,
+        check_coverage,
+        fetch,
+        load_models,
+        plan_work,
+        read_dataset,
+        score_units,
+        scoring_requires,
+    )
+    from plgen_ddp.stopping import finishing_batches
+    from plgen_ddp.world import World
 
 
 def main(words: Sequence[str] | None = None) -> int:

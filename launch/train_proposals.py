@@ -17,17 +17,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from plgen_ddp.command_line import command_line
-from plgen_ddp.console import end_with, one_line_errors, print_line, rank_log
-from plgen_ddp.options import given, load_structured
-from plgen_ddp.train.checkpoints import open_output
-from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
-from plgen_ddp.train.data import read_training_data
-from plgen_ddp.train.detector import find_initial_weights, learns_masks
-from plgen_ddp.train.recall import print_recall
-from plgen_ddp.train.trainer import train
-from plgen_ddp.train.weights import export_weights
-from plgen_ddp.world import World
+from plgen_ddp.starting import interruptible_imports
+
+with interruptible_imports():
+    from plgen_ddp.command_line import command_line
+    from plgen_ddp.console import end_with, one_line_errors, print_line, rank_log
+    from plgen_ddp.options import given, load_structured
+    from plgen_ddp.train.checkpoints import open_output
+    from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
+    from plgen_ddp.train.data import read_training_data
+    from plgen_ddp.train.detector import find_initial_weights, learns_masks
+    from plgen_ddp.train.recall import print_recall
+    from plgen_ddp.train.trainer import train
+    from plgen_ddp.train.weights import export_weights
+    from plgen_ddp.world import World
 
 
 def main(words: Sequence[str] | None = None) -> int:

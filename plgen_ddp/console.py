@@ -182,6 +182,10 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
         status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         if isinstance(ending.code, str):
             print_line(ending.code, error=True)
+    except KeyboardInterrupt:  # before the command's own handling of mistakes, or after it
+        if _process.rank == 0:
+            print_line("interrupted", error=True)
+        status = 130
     except BaseException:
         traceback.print_exc()
         status = 1

@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from plgen_ddp.console import identify_process
 from plgen_ddp.errors import PeerError, UserError, one_line, user_message
+from plgen_ddp.network import interface_towards, name_is_loopback
 from plgen_ddp.stopping import watch_for_stops
 
 T = TypeVar("T")
@@ -40,13 +41,15 @@ class World:
     local_rank: int = 0
     under_torchrun: bool = False
     _store: Any = field(default_factory=dist.HashStore)
+    _limit: timedelta = _TIMEOUT
 
     @classmethod
-    def from_env(cls, *, gradients: bool = False) -> "World":
+    def from_env(cls, *, gradients: bool = False, limit: timedelta = _TIMEOUT) -> "World":
         """Joins the group that torchrun describes in the environment. Without torchrun, a group of one.
 
         Args:
             gradients: the group also averages gradients (DistributedDataParallel), on CUDA devices through NCCL.
+            limit: how long a rank waits for another before the work and after it.
 
         Raises:
             UserError: an incomplete environment, or no peers.
@@ -57,6 +60,7 @@ class World:
         watch_for_stops(parent=under_torchrun)
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls(under_torchrun=under_torchrun)
+        _choose_interface()
         try:
             store, rank, size = next(rendezvous("env://", timeout=_JOIN_TIMEOUT))
         except ValueError as error:
@@ -73,11 +77,11 @@ class World:
         nccl = gradients and torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
         try:
-            dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=_TIMEOUT)
+            dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=limit)
         except RuntimeError as error:
             raise UserError(f"cannot connect to the other ranks: {one_line(error)}; start all of them again") from None
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        return cls(rank, size, local_rank, under_torchrun, dist.PrefixStore("counter", store))
+        return cls(rank, size, local_rank, under_torchrun, dist.PrefixStore("counter", store), limit)
 
     def __enter__(self) -> "World":
         return self
@@ -161,7 +165,9 @@ class World:
             yield
         except RuntimeError as error:
             if "timed out" in str(error).lower():
-                raise UserError(f"waited {_TIMEOUT} for another rank in vain: {one_line(error)}") from None
+                raise UserError(
+                    f"another rank did not come within {self._limit}: {one_line(error)}; run again"
+                ) from None
             raise PeerError(f"another rank has ended: {one_line(error)}") from None
 
     def _raise(self, error: str | None) -> None:
@@ -173,6 +179,18 @@ class World:
 class _Outcome:
     value: Any = None
     error: str | None = None
+
+
+def _choose_interface() -> None:
+    """Names the network interface for Gloo where there are several nodes and the machine's name is a loopback address.
+
+    Gloo would take that address, and tell it the other nodes.
+    """
+    several = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]) != os.environ["WORLD_SIZE"]
+    if several and "GLOO_SOCKET_IFNAME" not in os.environ and name_is_loopback():
+        name = interface_towards(os.environ.get("MASTER_ADDR", ""))
+        if name is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 def _attempt(work: Callable[[], Any]) -> _Outcome:

@@ -1,10 +1,13 @@
 """The doctor finds everything that would stop a run, at once, and nothing where the run goes through."""
 
+import hashlib
 import json
 
 import pytest
 import torch
-from commands import REPOSITORY, call
+from commands import REPOSITORY, call, command, run
+
+from plgen_ddp.doctor.shared_output import SharedView, Token, shared_finding
 
 CONFIG = ["--config", str(REPOSITORY / "configs" / "coco_vlplm.yaml")]
 
@@ -86,3 +89,42 @@ def test_too_little_room_for_the_store_is_an_error(words, capsys):
         row for row in found(capsys, [*words, "detector.max_boxes=1000000000000"], 1) if row["subject"] == "disk"
     )
     assert disk["level"] == "error" and disk["remedy"].startswith("make room")
+
+
+def test_equal_images_and_changed_ones_are_found_by_their_digests(words, dataset, tmp_path, capsys):
+    files = dataset.files()
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  some/where/{path.name}\n" for path in files]
+    known = tmp_path / "sums.txt"
+    known.write_text("".join(lines))
+    checks = [*words, "--digests", "--known-digests", str(known)]
+    digests = [row["message"] for row in found(capsys, checks, 0) if "digests" in row["subject"]]
+    assert digests == ["3 images, no two of them equal", f"3 images are those of {known}"]
+    files[2].write_bytes(files[0].read_bytes())
+    known.write_text("".join(lines[1:]))
+    rows = {row["subject"]: row for row in found(capsys, [*checks, "run.max_failures=9"], 1)}
+    assert rows["digests"]["level"] == "warning" and f"{files[0].name} = {files[2].name}" in rows["digests"]["message"]
+    assert rows["known digests"]["level"] == "error" and files[2].name in rows["known digests"]["message"]
+    known.write_text("nonsense\n")
+    assert "no list of digests" in {row["subject"]: row for row in found(capsys, checks, 1)}["known digests"]["message"]
+
+
+def test_under_torchrun_all_ranks_see_one_output(words, tmp_path):
+    done = run(command("doctor.py", *words, ranks=2))
+    (line,) = (line for line in done.stdout.splitlines() if "shared output" in line)
+    assert line.startswith("ok") and "2 ranks on" in line and done.stdout.count("0 errors") == 1
+    assert not (tmp_path / "out").exists(), "nothing is left"
+
+
+def test_ranks_with_folders_of_their_own_are_found(tmp_path):
+    """Two nodes that have the same path and not the same folder."""
+    tokens = [Token(tmp_path / f"node{rank}" / "out", "check", rank) for rank in range(2)]
+    views = [SharedView(f"n{rank}", token.error, token.unseen(2, patience=0.0)) for rank, token in enumerate(tokens)]
+    finding = shared_finding(views, tmp_path / "out")
+    assert (
+        finding.level == "error"
+        and "rank 0 on n0 does not see" in finding.message
+        and "rank 1 on n1" in finding.message
+    )
+    for token in tokens:
+        token.remove()
+    assert not list(tmp_path.iterdir())

@@ -3,13 +3,16 @@
 Real torchrun and Gloo with tiny models; each fault costs the seconds of one or two starts.
 """
 
+import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
-from commands import command, environment
+from commands import REPOSITORY, command, environment, run
 from finished_runs import files_of, part_times
 
 # What takes longer hangs, also on a machine that does other things beside.
@@ -96,3 +99,94 @@ def test_a_rank_that_hangs_for_a_while_is_helped_and_nothing_is_done_twice(slow_
     logs = [(output / "log" / f"rank-{rank}.txt").read_text().count("scored a unit of") for rank in range(2)]
     assert sum(logs) == len(part_times(output)) == images and logs[1] < logs[0]
     assert files_of(output) == files_of(two_rank_run.output)
+
+
+def test_a_second_signal_ends_a_process_in_the_middle_of_its_batch(slow_words, tmp_path):
+    output = tmp_path / "out"
+    job = start([*slow_words, "detector.refine_steps=1000000"], output)  # no batch ends in the test's time
+    deadline = time.monotonic() + _SECONDS
+    while not (output / "store" / "manifest.json").exists():
+        assert job.poll() is None and time.monotonic() < deadline, output.with_suffix(".screen").read_text()
+        time.sleep(0.05)
+    time.sleep(3)  # from the manifest to the first batch
+    job.terminate()
+    time.sleep(3)  # within two seconds it would be the same request
+    assert job.poll() is None, "it finishes its batch"
+    job.terminate()
+    assert job.wait(timeout=_SECONDS) == 75
+    last = output.with_suffix(".screen").read_text().splitlines()[-1]
+    assert last == "stopped at once by a second signal; the same command goes on from what is stored"
+
+
+# Two ranks, one of which does not come to an exchange.
+_LATE = """
+import time
+from datetime import timedelta
+from plgen_ddp.console import end_with, one_line_errors
+from plgen_ddp.world import World
+
+def main():
+    with one_line_errors(), World.from_env(limit=timedelta(seconds=3)) as world:
+        time.sleep(600 * world.rank)
+        world.gather(None)
+
+if __name__ == "__main__":
+    end_with(main)
+"""
+
+
+def test_a_rank_that_waits_beyond_the_limit_says_so(tmp_path):
+    script = tmp_path / "late.py"
+    script.write_text(_LATE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(
+        torchrun, env=environment(), capture_output=True, text=True, timeout=_SECONDS, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "error: " in line)
+    assert "error: another rank did not come within 0:00:03" in line and line.endswith("run again")
+
+
+@pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_while_importing_is_one_line(ranks, two_rank_run, tmp_path):
+    output = tmp_path / "out"
+    job = start(two_rank_run.words, output, ranks)
+    deadline = time.monotonic() + _SECONDS
+
+    def importing():
+        processes = [psutil.Process(job.pid)] if ranks is None else ranks_of(job)
+        maps = [Path(f"/proc/{process.pid}/maps").read_text() for process in processes]
+        return len(maps) == (ranks or 1) and all("libtorch" in text for text in maps)
+
+    while not importing():
+        assert job.poll() is None and time.monotonic() < deadline, output.with_suffix(".screen").read_text()
+        time.sleep(0.005)
+    os.kill(job.pid, signal.SIGINT)  # torchrun hands it on
+    status = job.wait(timeout=_SECONDS)
+    lines = output.with_suffix(".screen").read_text().splitlines()
+    assert not output.exists(), "later than meant: the imports were over"
+    assert lines.count("interrupted") == 1 and "KeyboardInterrupt" not in "".join(lines)
+    if ranks is None:
+        assert (status, lines) == (130, ["interrupted"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ten_restarts_in_a_row_end_with_the_same_bytes(ranks, slow_words, tmp_path):
+    words = [*slow_words, "data.limit=48"]  # each start stores a part or a few
+    output, plain = tmp_path / "out", tmp_path / "plain"
+    run(command("score.py", *words, f"run.output={plain}"))
+    job = start(words, output, ranks, restarts=10)
+    before = 0
+    for _ in range(10):
+        deadline = time.monotonic() + _SECONDS
+        while len(part_times(output)) == before:
+            assert job.poll() is None and time.monotonic() < deadline, output.with_suffix(".screen").read_text()
+            time.sleep(0.01)
+        killed = ranks_of(job)
+        killed[-1].kill()
+        psutil.wait_procs(killed, timeout=_SECONDS)  # torchrun ends the others before it starts all again
+        before = len(part_times(output))
+    assert job.wait(timeout=_SECONDS) == 0, output.with_suffix(".screen").read_text()
+    assert files_of(output) == files_of(plain)

@@ -52,7 +52,11 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 {nodes}
-PartitionName=all Nodes={names} Default=YES State=UP
+# A job of the partition `urgent` preempts others, which get a signal and this many seconds first.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes={names} Default=YES State=UP PriorityTier=1 GraceTime=200
+PartitionName=urgent Nodes={names} State=UP PriorityTier=9
 """
 
 
@@ -184,7 +188,7 @@ def _free_ports(count: int) -> list[int]:
 def _idle_nodes(cluster: SlurmCluster) -> list[str]:
     words = ["sinfo", "--Node", "--noheader", "--states=idle", "--format=%N"]
     done = subprocess.run(words, env=cluster.environment, capture_output=True, text=True, check=False, timeout=60)
-    return sorted(done.stdout.split())
+    return sorted(set(done.stdout.split()))  # a line for each partition
 
 
 def _wait_until(holds: Callable[[], bool], folder: Path) -> None:

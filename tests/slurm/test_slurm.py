@@ -64,6 +64,13 @@ def submit(submit_from, tmp_path):
     return functools.partial(submit_from, REPOSITORY, tmp_path)
 
 
+def wait_for_a_part(cluster, job_id, output):
+    deadline = time.monotonic() + SECONDS
+    while not part_times(output):
+        assert time.monotonic() < deadline and cluster.job(job_id)["JobState"] in ("PENDING", "RUNNING")
+        time.sleep(0.02)
+
+
 @dataclass(frozen=True)
 class Interrupted:
     """A job that was requeued near its time limit: it has left some parts, and waits to start again."""
@@ -80,9 +87,7 @@ def interrupted(cluster, submit_from, words, tmp_path_factory):
     sbatch = ["--nodes=1", f"--gpus-per-node={GPUS_PER_NODE}"]
     job_id = submit_from(REPOSITORY, folder, sbatch, [*words, f"run.output={output}"])
     deadline = time.monotonic() + SECONDS
-    while not part_times(output):
-        assert time.monotonic() < deadline and cluster.job(job_id)["JobState"] in ("PENDING", "RUNNING")
-        time.sleep(0.02)
+    wait_for_a_part(cluster, job_id, output)
     cluster.call("scancel", "--batch", "--signal=USR1", job_id)  # what --signal=B:USR1@120 sends
     while cluster.job(job_id)["Restarts"] == "0":
         assert time.monotonic() < deadline, (folder / "log").read_text()
@@ -96,7 +101,10 @@ def interrupted(cluster, submit_from, words, tmp_path_factory):
 def test_a_job_near_its_time_limit_is_requeued(interrupted, two_rank_run):
     assert 0 < len(interrupted.parts) < two_rank_run.images, "stopped half way"
     log = (interrupted.folder / "log").read_text()
-    assert f"warning: 1 CPUs for {GPUS_PER_NODE} ranks" in log and "time limit near: requeued" in log
+    assert (
+        f"warning: 1 CPUs for {GPUS_PER_NODE} ranks" in log and "time limit near: the ranks finish their batches" in log
+    )
+    assert "requeued; it goes on from what is stored" in log
 
 
 def test_two_nodes_label_as_a_plain_run_does(cluster, submit, words, two_rank_run, labels, tmp_path):
@@ -128,6 +136,44 @@ def test_a_cancelled_job_stays_cancelled(cluster, submit, words, tmp_path):
     cluster.call("scancel", job_id)
     job = cluster.wait(job_id, 60)
     assert (job["JobState"], job["Restarts"]) == ("CANCELLED", "0")
+
+
+def test_a_preempted_job_stores_what_is_whole_in_its_grace_time_and_is_requeued(
+    cluster, submit, words, two_rank_run, tmp_path
+):
+    long = "detector.refine_steps=2000"  # the scheduler needs seconds to preempt a job
+    job_id = submit(["--nodes=1", "--exclusive"], [*words, long, f"run.output={tmp_path}/out"], ranks=1)
+    wait_for_a_part(cluster, job_id, tmp_path / "out")
+    urgent = ["--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
+    cluster.wait(cluster.call("sbatch", *urgent).strip(), SECONDS)
+    job = cluster.job(job_id)
+    log = (tmp_path / "log").read_text()
+    assert job["Restarts"] == "1" and "requeued; it goes on from what is stored" in log, log
+    assert "stopped by SIGTERM" in log and 0 < len(part_times(tmp_path / "out")) < two_rank_run.images
+    cluster.call("scancel", job_id)
+
+
+def test_a_job_is_not_requeued_for_ever(cluster, submit, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAX_REQUEUES", "0")
+    job_id = submit(["--nodes=1"], [*words, "detector.refine_steps=500", f"run.output={tmp_path}/out"], ranks=1)
+    wait_for_a_part(cluster, job_id, tmp_path / "out")
+    cluster.call("scancel", "--batch", "--signal=USR1", job_id)
+    job = cluster.wait(job_id, SECONDS)
+    assert (job["JobState"], job["Restarts"]) == ("FAILED", "0")
+    assert "requeued 0 times already (MAX_REQUEUES)" in (tmp_path / "log").read_text()
+
+
+def test_a_job_that_stored_nothing_is_not_requeued(cluster, submit, words, tmp_path):
+    endless = "detector.refine_steps=1000000"
+    job_id = submit(["--nodes=1"], [*words, endless, f"run.output={tmp_path}/out"], ranks=1)
+    deadline = time.monotonic() + SECONDS
+    while not (tmp_path / "out" / "log").exists():
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    cluster.call("scancel", "--batch", "--signal=USR1", job_id)  # ranks that still load their models end at once
+    job = cluster.wait(job_id, SECONDS)
+    assert (job["JobState"], job["Restarts"]) == ("FAILED", "0")
+    assert "nothing was stored since the last start" in (tmp_path / "log").read_text()
 
 
 def test_a_submission_from_elsewhere_is_refused(cluster, submit_from, words, tmp_path):
