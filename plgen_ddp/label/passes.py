@@ -279,7 +279,8 @@ def _label(
 def _check_extent(plan: LabelPlan, image: Regions) -> None:
     """Boxes outside the image show that the JSON describes other images than those that were scored."""
     extent = plan.extents[image.image_id]
-    if (image.boxes_xyxy[:, 2:] > np.array(extent)).any():
+    right, bottom = image.boxes_xyxy[:, 2:].max(axis=0, initial=0).tolist()
+    if right > extent[0] or bottom > extent[1]:
         raise UserError(
             f"{plan.coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes"
             " of it that lie outside; the store was made from other images"

@@ -71,8 +71,7 @@ def can_be_named(rule: Rule, boxes: StackedBoxes, threshold: float) -> np.ndarra
     options, similarity, embeddings = rule.options, rule.similarity, boxes.regions.embeddings
     if options.class_score not in ("novel", "all") or not embeddings.shape[1]:  # imported scores have no embeddings
         return np.ones(len(embeddings), bool)
-    columns, asked = rule.columns("novel"), len(rule.table.asked("novel"))
-    texts = np.ascontiguousarray(rule.text_embeddings[columns].T)
+    texts, asked = rule.novel_texts, len(rule.table.asked("novel"))
     error = 4 * embeddings.shape[1] * _ROUNDING
     bound = np.empty(len(embeddings))
     for start in range(0, len(embeddings), _BLOCK):

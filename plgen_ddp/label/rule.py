@@ -5,6 +5,7 @@ the code. A rule scores one group of names, the novel ones. To choose thresholds
 base names in the same way, as if they were the novel ones.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -290,6 +291,11 @@ class Rule:
             words = [probabilities(cosine[:, level.columns], self.similarity) for level in (upper, lower)]
             probability = hierarchical(probability[:, : len(asked)], words[0], upper.owner, words[1], lower.owner)
         return best_names(probability, len(asked))
+
+    @functools.cached_property
+    def novel_texts(self) -> np.ndarray:
+        """The text embeddings of `columns("novel")`, float32 (d, words): a copy, made once, as a product reads it."""
+        return np.ascontiguousarray(self.text_embeddings[self.columns("novel")].T)
 
     def _classify(self, features: dict[str, np.ndarray], image_ids: np.ndarray) -> np.ndarray:
         assert self.classifier is not None, "trained before the first image is labelled"
