@@ -15,7 +15,8 @@ def intersections(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray
 
 def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
     """(n,), of boxes (n, 4)."""
-    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
+    x0, y0, x1, y1 = boxes_xyxy.T
+    return (x1 - x0) * (y1 - y0)
 
 
 def ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
@@ -33,9 +34,16 @@ def covered(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
 
 def paired_intersections(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:
     """The common area of each box with the other in its place, (...,), of boxes (..., 4) and others (..., 4)."""
-    low = np.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
-    high = np.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
-    return np.clip(high - low, 0, None).prod(axis=-1)
+    # Side by side: NumPy is several times slower along a last axis of two or four numbers.
+    shared = [
+        np.maximum(
+            np.minimum(boxes_xyxy[..., side + 2], others_xyxy[..., side + 2])
+            - np.maximum(boxes_xyxy[..., side], others_xyxy[..., side]),
+            0,
+        )
+        for side in (0, 1)
+    ]
+    return shared[0] * shared[1]
 
 
 def paired_ious(boxes_xyxy: np.ndarray, others_xyxy: np.ndarray) -> np.ndarray:

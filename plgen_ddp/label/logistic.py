@@ -1,7 +1,16 @@
 """Logistic regression, by scikit-learn. The only file that knows it."""
 
+import contextlib
+
 import numpy as np
 from threadpoolctl import threadpool_limits
+
+
+def one_blas_thread() -> contextlib.AbstractContextManager[object]:
+    """For fits side by side: each of them leaves the number of BLAS threads as it found it, and it must be 1."""
+    import sklearn.linear_model  # noqa: F401 - it loads a BLAS of its own
+
+    return threadpool_limits(1)
 
 
 def fit_logistic(

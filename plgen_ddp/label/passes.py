@@ -4,6 +4,7 @@ Labellings that differ only in thresholds and suppression share their scores too
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,14 +16,14 @@ from threadpoolctl import threadpool_limits
 
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
-from plgen_ddp.label.base_names import SampledImage, judge_on_base, learn_from_base
+from plgen_ddp.label.base_names import SampledImages, judge_on_base, learn_from_base
 from plgen_ddp.label.labelling import Labelling, labellings_of
 from plgen_ddp.label.labels import kept_boxes_of_images, label_boxes
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.reachable import boxes_to_score
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
 from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines, scores_base_names
-from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
+from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.manifest import Manifest
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import PseudoLabels, Regions, concatenated
@@ -77,14 +78,13 @@ class StorePass:
         learns = sorted({one.score_key for one in self.labellings if one.rule.options.learns_from_base})
         samples = dict(zip(learns, self._samples([rules[key] for key in learns]), strict=True))
         for key, sample in samples.items():
-            rules[key] = replace(rules[key], rule=learn_from_base(rules[key].rule, sample))
+            rules[key] = replace(rules[key], rule=learn_from_base(rules[key].rule, sample, self.pool))
         ready = []
         for one in self.labellings:
             rule = replace(rules[one.score_key].rule, options=one.plan.config.label)
             asked = one.score_key in samples and scores_base_names(rule.options)
-            ready.append(
-                replace(one, rule=rule, on_base=judge_on_base(rule, samples[one.score_key]) if asked else None)
-            )
+            on_base = judge_on_base(rule, samples[one.score_key], self.pool) if asked else None
+            ready.append(replace(one, rule=rule, on_base=on_base))
         return ready
 
     def label(
@@ -115,11 +115,11 @@ class StorePass:
             labels: list[list[PseudoLabels]] = [[PseudoLabels.concatenate([])] for _ in labellings]
             done = 0
             for images in _some_at_once(self._images(path), len(self.text_embeddings)):
-                boxes = boxes_to_score(rules, [image for image, _ in images])
+                boxes = boxes_to_score(rules, *zip(*images, strict=True))
                 cosine = self._cosines(boxes.regions)
                 for numbers in groups.values():
                     first = labellings[numbers[0]]
-                    scored = _score(first.rule, boxes, first.cosines(cosine), images)
+                    scored = first.rule.score_images(boxes, first.cosines(cosine))
                     for number in numbers:
                         one = labellings[number]
                         labels[number].append(_label(one, boxes, scored, images, thresholds[number]))
@@ -141,31 +141,33 @@ class StorePass:
             return np.empty((len(image.objectness), 0))  # imported scores have named the boxes already
         return region_cosines(image, self.text_embeddings)
 
-    def _samples(self, rules: Sequence[Labelling]) -> list[list[SampledImage]]:
+    def _samples(self, rules: Sequence[Labelling]) -> list[list[SampledImages]]:
         """A sample of the images that have base annotations, for each of the rules."""
         if not rules:
             return []
 
-        def read(path: Path) -> list[list[SampledImage]]:
-            found: list[list[SampledImage]] = [[] for _ in rules]
-            for image, extent in self._images(path):
-                cosine, bare = None, replace(image, embeddings=np.empty((len(image.objectness), 0), np.float16))
+        def read(path: Path) -> list[list[SampledImages]]:
+            found: list[list[SampledImages]] = [[] for _ in rules]
+            for images in _some_at_once(self._images(path), len(self.text_embeddings)):
+                counts = [len(image.objectness) for image, _ in images]
+                cosine: np.ndarray | None = None
                 for own, one in zip(found, rules, strict=True):
-                    boxes, names = one.base_of(image.image_id)
-                    if len(names):
+                    taught = [len(one.base_of(image.image_id)[1]) > 0 for image, _ in images]
+                    if any(taught):
                         if cosine is None:
-                            cosine = self._cosines(image)
-                        own.append(SampledImage(bare, one.cosines(cosine), extent, boxes, names))
+                            cosine = self._cosines(StackedBoxes.with_embeddings([image for image, _ in images]).regions)
+                        chosen = list(itertools.compress(images, taught))
+                        own.append(_sampled(one, chosen, cosine[np.repeat(taught, counts)]))
             return found
 
-        samples: list[list[SampledImage]] = [[] for _ in rules]
+        samples: list[list[SampledImages]] = [[] for _ in rules]
         # Every `step`-th part first, then those between, until there are enough images.
         step = max(1, len(self.paths) * _IMAGES_PER_PART // _SAMPLE)
         for start in range(step):
             for found in self.pool.map(read, self.paths[start::step]):
                 for sample, images in zip(samples, found, strict=True):
                     sample += images
-            if all(len(sample) >= _SAMPLE // 2 for sample in samples):
+            if all(sum(len(images.boxes.image_ids) for images in sample) >= _SAMPLE // 2 for sample in samples):
                 break
         return samples
 
@@ -256,17 +258,12 @@ def _some_at_once(images: Iterator[ImageInStore], words: int) -> Iterator[list[I
         yield taken
 
 
-def _score(rule: Rule, boxes: StackedBoxes, cosine: np.ndarray, images: Sequence[ImageInStore]) -> ScoredBoxes:
-    """Names and scores of boxes from `boxes_to_score`. cosine: float64 (n, words)."""
-    if rule.scores_boxes_alone:
-        return rule.score(boxes.regions, cosine, NO_EXTENT)
-    ends = np.cumsum([len(image.objectness) for image, _ in images]).tolist()
-    return concatenated(
-        [
-            rule.score(image, cosine[end - len(image.objectness) : end], extent)
-            for (image, extent), end in zip(images, ends, strict=True)
-        ]
-    )
+def _sampled(one: Labelling, images: Sequence[ImageInStore], cosine: np.ndarray) -> SampledImages:
+    """Images with base annotations. cosine: float64 (n, words of all labellings), of their boxes."""
+    boxes, names = zip(*(one.base_of(image.image_id) for image, _ in images), strict=True)
+    place = np.repeat(np.arange(len(images)), [len(own) for own in names])
+    stacked = StackedBoxes.of(*zip(*images, strict=True))
+    return SampledImages(stacked, one.cosines(cosine), place, np.concatenate(boxes), np.concatenate(names))
 
 
 def _label(
@@ -284,7 +281,8 @@ def _label(
 def _check_extent(plan: LabelPlan, image: Regions) -> None:
     """Boxes outside the image show that the JSON describes other images than those that were scored."""
     extent = plan.extents[image.image_id]
-    if (image.boxes_xyxy[:, 2:] > np.array(extent)).any():
+    right, bottom = image.boxes_xyxy[:, 2:].max(axis=0, initial=0).tolist()
+    if right > extent[0] or bottom > extent[1]:
         raise UserError(
             f"{plan.coco.path}: image {image.image_id} is {extent[0]} x {extent[1]} there, and the store has boxes"
             " of it that lie outside; the store was made from other images"

@@ -10,7 +10,7 @@ import numpy as np
 from plgen_ddp.label.box_scores import fuse
 from plgen_ddp.label.class_scores import probabilities
 from plgen_ddp.label.rule import Rule
-from plgen_ddp.label.stacked import NO_EXTENT, StackedBoxes
+from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.records import Regions
 
 # Rows of a block: their float32 copy fits into a core's cache.
@@ -21,21 +21,24 @@ _ROUNDING = 2.0**-24
 _SLACK = 1e-9
 
 
-def boxes_to_score(rules: Sequence[tuple[Rule, float]], images: Sequence[Regions]) -> StackedBoxes:
+def boxes_to_score(
+    rules: Sequence[tuple[Rule, float]], images: Sequence[Regions], extents: Sequence[tuple[int, int]] | None = None
+) -> StackedBoxes:
     """The boxes of these images that a rule must score: all, if a box's score depends on the others of its image.
 
     Args:
         rules: each with the lowest threshold of any name.
+        extents: see `StackedBoxes.of`.
     """
-    boxes = StackedBoxes.of(images)
     if not all(rule.scores_boxes_alone for rule, _ in rules):
-        return boxes.rows(np.ones(len(boxes.place), bool), images)
-    reach = [can_exceed(rule, rule.box_score(boxes.regions, NO_EXTENT), threshold) for rule, threshold in rules]
+        return StackedBoxes.with_embeddings(images, extents)
+    boxes = StackedBoxes.of(images, extents)
+    reach = [can_exceed(rule, rule.box_score(boxes), threshold) for rule, threshold in rules]
     boxes = boxes.rows(np.any(reach, axis=0), images)
     if len(rules) > 1:  # a sweep needs most boxes anyway
         return boxes
     ((rule, threshold),) = rules
-    return boxes.those(can_be_named(rule, boxes.regions, threshold))
+    return boxes.those(can_be_named(rule, boxes, threshold))
 
 
 def can_exceed(rule: Rule, box_score: np.ndarray, threshold: float) -> np.ndarray:
@@ -51,7 +54,7 @@ def can_exceed(rule: Rule, box_score: np.ndarray, threshold: float) -> np.ndarra
     return (highest > threshold - _SLACK) & (box_score >= rule.options.box_threshold)
 
 
-def can_be_named(rule: Rule, regions: Regions, threshold: float) -> np.ndarray:
+def can_be_named(rule: Rule, boxes: StackedBoxes, threshold: float) -> np.ndarray:
     """Whether each box may score above the threshold, bool (n,): never False for one that does.
 
     Cosines in float32 bound the class score. In a product of vectors of d elements, summed in any order, the error is
@@ -65,11 +68,10 @@ def can_be_named(rule: Rule, regions: Regions, threshold: float) -> np.ndarray:
         rule: one that scores boxes alone.
         threshold: of the fused score.
     """
-    options, similarity, embeddings = rule.options, rule.similarity, regions.embeddings
+    options, similarity, embeddings = rule.options, rule.similarity, boxes.regions.embeddings
     if options.class_score not in ("novel", "all") or not embeddings.shape[1]:  # imported scores have no embeddings
         return np.ones(len(embeddings), bool)
-    columns, asked = rule.columns("novel"), len(rule.table.asked("novel"))
-    texts = np.ascontiguousarray(rule.text_embeddings[columns].T)
+    texts, asked = rule.novel_texts, len(rule.table.asked("novel"))
     error = 4 * embeddings.shape[1] * _ROUNDING
     bound = np.empty(len(embeddings))
     for start in range(0, len(embeddings), _BLOCK):
@@ -89,8 +91,7 @@ def can_be_named(rule: Rule, regions: Regions, threshold: float) -> np.ndarray:
     if similarity.rule == "softmax":
         with np.errstate(over="ignore", invalid="ignore"):  # 0 times infinity says nothing, and keeps the box
             bound *= np.exp(2 * error / similarity.temperature) * (1 + 16 * _ROUNDING)
-    box_score = rule.box_score(regions, NO_EXTENT)
-    score = fuse(np.minimum(bound, 1), box_score, options.fusion, options.objectness_weight)
+    score = fuse(np.minimum(bound, 1), rule.box_score(boxes), options.fusion, options.objectness_weight)
     return ~(score <= threshold - _SLACK)  # what is not a number is no reason to drop a box here
 
 

@@ -5,6 +5,7 @@ the code. A rule scores one group of names, the novel ones. To choose thresholds
 base names in the same way, as if they were the novel ones.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +17,7 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.label.box_scores import COLUMNS, column_score, fuse
 from plgen_ddp.label.class_scores import best_names, confirmed, cosines, hierarchical, probabilities
 from plgen_ddp.label.retrieval import NameClassifiers
+from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.label.verified import Classifier, NamedBoxes, box_features, pair_features
 from plgen_ddp.label.vocabulary import Vocabulary
 from plgen_ddp.records import Regions, Similarity
@@ -194,32 +196,36 @@ class Rule:
     def score(
         self, regions: Regions, cosine: np.ndarray, extent: tuple[int, int], group: Group = "novel"
     ) -> ScoredBoxes:
-        """A name and its scores for each box of an image.
+        """A name and its scores for each box of an image; see `score_images`. extent: its (width, height), pixels."""
+        return self.score_images(StackedBoxes.of_image(regions, extent), cosine, group)
+
+    def score_images(self, boxes: StackedBoxes, cosine: np.ndarray, group: Group = "novel") -> ScoredBoxes:
+        """A name and its scores for each box of some images.
 
         Args:
+            boxes: all boxes of these images, unless `scores_boxes_alone`.
             cosine: from `cosines`.
-            extent: (width, height) of the image, pixels.
             group: the names that are asked for.
         """
         options = self.options
         if options.box_score == "verified":
             named = self.named(cosine, group)
             rows, score = named.likely(), np.zeros(len(named.name))
-            score[rows] = self._classify(pair_features(regions, named, extent, rows), regions.image_id)
+            score[rows] = self._classify(pair_features(boxes, named, rows), boxes.image_ids[boxes.place[rows]])
             return ScoredBoxes(named.name, named.probability, score, score)
-        name, class_score = self._names(regions, cosine, group)
-        box_score = self.box_score(regions, extent)
+        name, class_score = self._names(boxes.regions, cosine, group)
+        box_score = self.box_score(boxes)
         fused = fuse(class_score, box_score, options.fusion, options.objectness_weight)
         return ScoredBoxes(name, class_score, box_score, fused)
 
-    def box_score(self, regions: Regions, extent: tuple[int, int]) -> np.ndarray:
+    def box_score(self, boxes: StackedBoxes) -> np.ndarray:
         """How good each box is, whatever its name, float64 (n,); not for `label.box_score` verified."""
         kind = self.options.box_score
         if kind == "none":
-            return np.ones(len(regions.objectness))
+            return np.ones(len(boxes.place))
         if kind in COLUMNS:
-            return column_score(regions, kind)
-        return self._classify(box_features(regions, extent), regions.image_id)
+            return column_score(boxes.regions, kind)
+        return self._classify(box_features(boxes), boxes.image_ids[boxes.place])
 
     @property
     def scores_boxes_alone(self) -> bool:
@@ -235,6 +241,8 @@ class Rule:
 
     def named(self, cosine: np.ndarray, group: Group) -> NamedBoxes:
         """The likeliest of a group's names for each box, among all names; what `verified` looks at."""
+        if len(cosine) == 1:  # a box alone has the bits that it has among others, see `_names`
+            return self.named(np.repeat(cosine, 2, axis=0), group).first()
         rows = self.table.all_names(group)
         asked = len(self.table.asked(group))
         probability = probabilities(cosine[:, rows], self.similarity)
@@ -284,6 +292,11 @@ class Rule:
             probability = hierarchical(probability[:, : len(asked)], words[0], upper.owner, words[1], lower.owner)
         return best_names(probability, len(asked))
 
-    def _classify(self, features: dict[str, np.ndarray], image_id: int) -> np.ndarray:
+    @functools.cached_property
+    def novel_texts(self) -> np.ndarray:
+        """The text embeddings of `columns("novel")`, float32 (d, words): a copy, made once, as a product reads it."""
+        return np.ascontiguousarray(self.text_embeddings[self.columns("novel")].T)
+
+    def _classify(self, features: dict[str, np.ndarray], image_ids: np.ndarray) -> np.ndarray:
         assert self.classifier is not None, "trained before the first image is labelled"
-        return self.classifier(features, image_id)
+        return self.classifier(features, image_ids)

@@ -15,12 +15,13 @@ from small_datasets import SCENES_JSON
 from plgen_ddp.config import load_config
 from plgen_ddp.errors import UserError
 from plgen_ddp.label import job, passes
+from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.label.verified import (
     FOLDS,
     NamedBoxes,
     box_features,
     fewest_to_learn_from,
-    fold_of,
+    folds_of,
     pair_features,
     train,
 )
@@ -28,6 +29,10 @@ from plgen_ddp.records import EVIDENCE, Regions
 from plgen_ddp.store import RegionStore
 
 EXTENT = (100, 80)
+
+
+def fold_of(image_id):
+    return int(folds_of(np.array([image_id]))[0])
 
 
 def image_of(seed, count):
@@ -60,7 +65,7 @@ def area(box):
 @given(st.integers(0, 2**32 - 1), st.integers(0, 8))
 def test_what_the_neighbours_say_is_what_a_loop_over_pairs_finds(seed, count):
     regions, named = image_of(seed, count)
-    found = pair_features(regions, named, EXTENT)
+    found = pair_features(StackedBoxes.of_image(regions, EXTENT), named)
     assert all(column.shape == (count,) and np.isfinite(column).all() for column in found.values())
     boxes, foreground = regions.boxes_xyxy.astype(float).tolist(), regions.foreground.astype(float)
     strength = named.probability * foreground
@@ -101,7 +106,10 @@ def test_what_the_neighbours_say_is_what_a_loop_over_pairs_finds(seed, count):
 def test_the_boxes_that_are_asked_about_have_the_features_that_they_have_among_all(seed, count):
     regions, named = image_of(seed, count)
     rows = np.flatnonzero(np.random.default_rng(seed).random(count) < 0.5)
-    every, some = pair_features(regions, named, EXTENT), pair_features(regions, named, EXTENT, rows)
+    every, some = (
+        pair_features(StackedBoxes.of_image(regions, EXTENT), named),
+        pair_features(StackedBoxes.of_image(regions, EXTENT), named, rows),
+    )
     for title, column in every.items():
         np.testing.assert_allclose(some[title], column[rows], rtol=1e-12, atol=1e-12)
 
@@ -115,12 +123,17 @@ def test_a_box_whose_name_is_unlikely_is_not_asked_about():
 def test_features_know_no_name_and_leave_out_evidence_that_is_not_there():
     regions, named = image_of(5, 30)
     renamed = replace(named, name=(named.name + 1) % 3)
-    one, other = (pair_features(regions, names, EXTENT) for names in (named, renamed))
+    one, other = (pair_features(StackedBoxes.of_image(regions, EXTENT), names) for names in (named, renamed))
     for title in one:
         np.testing.assert_array_equal(one[title], other[title])
-    assert set(one) - set(pair_features(regions, replace(named, levels=()), EXTENT)) == {"name_of_super", "name_of_sub"}
+    assert set(one) - set(pair_features(StackedBoxes.of_image(regions, EXTENT), replace(named, levels=()))) == {
+        "name_of_super",
+        "name_of_sub",
+    }
     bare = replace(regions, **dict.fromkeys(EVIDENCE))
-    assert set(box_features(regions, EXTENT)) - set(box_features(bare, EXTENT)) == set(EVIDENCE)
+    assert set(box_features(StackedBoxes.of_image(regions, EXTENT))) - set(
+        box_features(StackedBoxes.of_image(bare, EXTENT))
+    ) == set(EVIDENCE)
 
 
 def lessons(seed=0, images=400, each=25):
@@ -135,12 +148,7 @@ def lessons(seed=0, images=400, each=25):
 def test_what_a_classifier_says_is_how_often_it_is_right():
     columns, right, image_ids, truth = lessons()
     classifier = train(columns, right, image_ids)
-    said = np.concatenate(
-        [
-            classifier({name: column[image_ids == image] for name, column in columns.items()}, image)
-            for image in range(400)
-        ]
-    )
+    said = classifier(columns, image_ids)
     assert np.abs(said - truth).mean() < 0.02
     described = classifier.described()
     assert described["pairs"] == len(right) and described["right"] == right.sum()
