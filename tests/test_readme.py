@@ -50,15 +50,12 @@ SHORT_TRAINING = (
 def code_blocks(page: str) -> Iterator[str]:
     """The indented blocks of a page, dedented; a list's own indentation does not count."""
     block: list[str] = []
-    text = (REPOSITORY / page).read_text()
-    for line in [*text.splitlines(), "end"]:
-        # Four more than the text around them, which in a list is three or six.
-        if re.match(r" {4,}\S", line) and (block or last == ""):
+    for line in [*(REPOSITORY / page).read_text().splitlines(), "end"]:
+        if re.match(r" {4,}\S", line):  # a list's text is indented by three at most
             block.append(line)
         elif block and line:
             yield "\n".join(block)
             block = []
-        last = line.strip()
 
 
 def commands_of(page: str) -> list[str]:
