@@ -26,7 +26,7 @@ from pathlib import Path
 from plgen_ddp.benchmark.label_speed import LabelOptions, LabelReport, measure_labelling
 from plgen_ddp.benchmark.run import Options, Report, run
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import one_line_errors
+from plgen_ddp.console import one_line_errors, print_text
 from plgen_ddp.files import check_output
 
 
@@ -41,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
             report: LabelReport | Report = measure_labelling(label_options(arguments, work))
         else:
             report = run(scoring_options(arguments, work))
-        print(report.markdown())
+        print_text(report.markdown())
         if arguments.json is not None:
             rows = [asdict(measured) for measured in report.measurements()]
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from plgen_ddp.command_line import command_line
 from plgen_ddp.config import load_config
-from plgen_ddp.console import one_line_errors, print_line
+from plgen_ddp.console import one_line_errors, print_line, print_text
 from plgen_ddp.files import check_output, write_atomically
 from plgen_ddp.options import given
 from plgen_ddp.report.comparison import compare, default_presets
@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
             stand_ins=arguments.stand_ins,
             folder=arguments.output,
         )
-        print_line(comparison_table(comparison, markdown=arguments.markdown))
+        print_text(comparison_table(comparison, markdown=arguments.markdown))
         if arguments.json:
             write_atomically(arguments.json, [json.dumps(comparison.figures(), indent=1).encode() + b"\n"])
         if arguments.picture:

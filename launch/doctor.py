@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import one_line_errors, print_line
+from plgen_ddp.console import one_line_errors, print_line, print_text
 from plgen_ddp.doctor.findings import Finding
 from plgen_ddp.doctor.inputs import check_data, check_models, check_names
 from plgen_ddp.doctor.machine import check_machine, check_room
@@ -55,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 report(finding)
     errors, warnings = (sum(finding.level == level for finding in found) for level in ("error", "warning"))
     if options.json:
-        print_line(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
+        print_text(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
     else:
         print_line(f"{errors} errors, {warnings} warnings")
     return 1 if errors else 0

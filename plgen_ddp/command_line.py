@@ -10,18 +10,20 @@ import ast
 import inspect
 import itertools
 import json
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
 from plgen_ddp import __version__
 from plgen_ddp.config import Config
-from plgen_ddp.console import one_line_errors, print_line
+from plgen_ddp.console import one_line_errors, print_text
 from plgen_ddp.options import expected_value, load_structured
+from plgen_ddp.screen_text import MESSAGE, visible
 
 _WIDTH = 120
 _HOW_TO_SET = """\
@@ -103,15 +105,23 @@ class _CommandLine(argparse.ArgumentParser):
         help = "options that change the config's; --options lists them"
         self.add_argument("overrides", nargs="*", metavar="section.key=value", help=help)
 
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message, MESSAGE))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and mistakes of the command line, on a terminal of any encoding."""
+        if message:
+            print_text(message.removesuffix("\n"), error=file is not sys.stdout)
+
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         arguments = super().parse_intermixed_args(args, namespace)
         if arguments.print_config:
-            print_line(self._configuration(arguments).rstrip())
+            print_text(self._configuration(arguments).rstrip())
             self.exit()
         return arguments
 
     def print_options(self) -> None:
-        print_line(self.format_help().rstrip() if self._schema is None else describe_options(self._schema))
+        print_text(self.format_help().rstrip() if self._schema is None else describe_options(self._schema))
 
     def _configuration(self, arguments: argparse.Namespace) -> str:
         if self._schema is None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from plgen_ddp.errors import PeerError, StoppedError, UserError, user_message
 from plgen_ddp.figures import Evaluation, PublishedFigures, StoreRecall
 from plgen_ddp.records import Audit, ImportSummary, LabelSummary, RankSummary
+from plgen_ddp.screen_text import MESSAGE, encodable, shortened, visible, visible_lines, visible_name
 
 # Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
@@ -66,10 +67,10 @@ def rank_log(folder: Path) -> Iterator[None]:
     path = folder / f"rank-{_process.rank}.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"run.output: cannot write {path}: {error.strerror}") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(_LogLine("%(asctime)s %(message)s"))
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)
     _log.propagate = False
@@ -92,16 +93,37 @@ def rank_log(folder: Path) -> Iterator[None]:
 def print_line(line: str, *, error: bool = False) -> None:
     """Prints one line on stdout or stderr and flushes it; the rank's log keeps it too.
 
-    A closed pipe or a full disk must not cost the work that the line reports. After the first such failure the stream
-    is silent.
+    The line may hold names and paths that others chose: `visible` makes them harmless. A closed pipe or a full disk
+    must not cost the work that the line reports. After the first such failure the stream is silent.
     """
-    _log.info("%s", line)
+    _print(visible(line), error)
+
+
+def print_text(text: str, *, error: bool = False) -> None:
+    """Prints several lines that are our own, such as a table or a help text; like `print_line` otherwise.
+
+    Its line ends are kept, so names in it are to be made harmless first (`visible_name`).
+    """
+    _print(visible_lines(text), error)
+
+
+def _print(text: str, error: bool) -> None:
+    for line in text.split("\n"):
+        _log.info("%s", line)
     stream = sys.stderr if error else sys.stdout
     try:
-        print(line, file=stream, flush=True)
+        print(encodable(text, stream.encoding or "utf-8"), file=stream, flush=True)
     except OSError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _LogLine(logging.Formatter):
+    """A record is one line, and the lines of a traceback below it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
 
 
 @contextlib.contextmanager
@@ -121,6 +143,7 @@ def one_line_errors(*, resumes: bool = False) -> Iterator[None]:
     except (UserError, OSError) as error:
         if (message := user_message(error)) is None:
             raise
+        message = visible(message, MESSAGE)
         if isinstance(error, PeerError):
             # torchrun's report ends with the first rank that failed, and ends the others. That should be the rank whose
             # own message this is; on another node, this rank's report is the only one.
@@ -177,7 +200,8 @@ def failed_status(message: str) -> int:
 
 
 def _leave_to_torchrun(path: Path, message: str) -> None:
-    """Writes why this rank failed in the form that torch.distributed.elastic reads."""
+    """Writes why this rank failed in the form that torch.distributed.elastic reads; torchrun prints it as it is."""
+    message = visible(message)
     why = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
     try:
         path.write_text(json.dumps({"message": why}))
@@ -271,7 +295,7 @@ def print_scoring(
         print_line(f"{len(failures)} images could not be scored (run.max_failures={max_failures}):", error=True)
         for (stage, reason), count in Counter((stage, reason) for _, stage, reason in failures).most_common(10):
             first = next(image_id for image_id, *why in failures if why == [stage, reason])
-            print_line(f"  {count} x {stage}: {reason} (first: image {first})", error=True)
+            print_line(f"  {count} x {stage}: {shortened(reason, MESSAGE)} (first: image {first})", error=True)
         print_line("  run.retry_failures=true scores them again once they are mended", error=True)
 
 
@@ -318,7 +342,8 @@ def print_evaluation(result: Evaluation) -> None:
     if result.published is not None:
         print_line(f"{_metrics(result.published)}: {result.published.title}, {result.published.protocol}")
     by_name = {name: "no objects" if value < 0 else f"{value:.3f}" for name, value in result.AP50_by_name.items()}
-    print_line("AP50 by name: " + ", ".join(f"{name} {value}" for name, value in sorted(by_name.items())))
+    shown = (f"{visible_name(name)} {value}" for name, value in sorted(by_name.items()))
+    print_line("AP50 by name: " + ", ".join(shown))
     quality = result.quality
     at = "own threshold" if result.score_threshold is None else f"threshold {result.score_threshold:g}"
     print_line(

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from plgen_ddp.config import load_config
-from plgen_ddp.console import one_line_errors, print_line
+from plgen_ddp.console import one_line_errors, print_line, print_text
 from plgen_ddp.options import given
 
 CONFIG, BEST = "demo", "demo_best"
@@ -44,12 +44,14 @@ def main() -> int:
 
     ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}", "-m"]
     _run([*ranks, SCORE, "--config", BEST, *options.overrides, f"label.output={labels}"])
-    print_line("\nEncode once, label many: other names and prompts over the same store.")
+    print_text("")
+    print_line("Encode once, label many: other names and prompts over the same store.")
     _run(["-m", LABEL, "--config", CONFIG, *options.overrides, *OTHER_WORDS, f"label.output={others}"])
-    print_line("\nAnd other rules: those of the literature and the best one, against the scenes' novel objects.")
+    print_text("")
+    print_line("And other rules: those of the literature and the best one, against the scenes' novel objects.")
     written = ["--json", str(figures), "--picture", str(picture)]
     _run(["-m", COMPARE, "--config", CONFIG, *written, *options.overrides])
-    print_line(f"\n{WORLD}")
+    print_text(f"\n{WORLD}")
     print_line("made: pseudo labels of 48 scenes, by all rules and by other words, and a table of the rules")
     print_line(f"where: {labels}, {others.name} and comparison/ beside it; {figures}, {picture}")
     mine = f"run.output={output} label.vocabulary=heart,fish label.output={output / 'mine.json'}"
@@ -59,7 +61,8 @@ def main() -> int:
 
 def _run(words: list[str]) -> None:
     """Runs a Python command, showing it. A failure ends the demo with the command's status."""
-    print_line("\n$ python " + " ".join(repr(word) if set(word) & set(" {}'") else word for word in words))
+    print_text("")
+    print_line("$ python " + " ".join(repr(word) if set(word) & set(" {}'") else word for word in words))
     # torchrun prints a banner where this is not set, and then sets it to 1 itself.
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
     done = subprocess.run([sys.executable, *words], env=environment, check=False)

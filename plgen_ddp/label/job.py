@@ -23,6 +23,7 @@ from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
 from plgen_ddp.processor import without_garbage_collection
 from plgen_ddp.records import LabelSummary, PseudoLabels
+from plgen_ddp.screen_text import visible_name
 from plgen_ddp.store import Manifest
 
 
@@ -72,7 +73,8 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         UserError: no store, an incomplete one, one of other images, an encoder that is not the store's, or a leak.
     """
     if plan.added:
-        print_line(f"adding {len(plan.added)} categories: {', '.join(category.name for category in plan.added)}")
+        names = ", ".join(visible_name(category.name) for category in plan.added)
+        print_line(f"adding {len(plan.added)} categories: {names}")
     with without_garbage_collection():
         (done,) = label_plans([plan])
         return write_labels(done)

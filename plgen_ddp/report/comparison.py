@@ -19,6 +19,7 @@ from plgen_ddp.label.vocabulary import read_vocabulary
 from plgen_ddp.options import given, packaged_configs, require
 from plgen_ddp.report.judging import NovelObjects, read_novel_objects
 from plgen_ddp.report.stand_ins import choose_stand_ins, with_stand_ins
+from plgen_ddp.screen_text import visible_name
 from plgen_ddp.store import store_of
 
 # The packaged rules, the recipe first and the best last.
@@ -166,7 +167,7 @@ def _with_objects(
     if not stand_ins:
         return configs, read_novel_objects(ground_truth or plan.coco.path, plan.vocabulary.novel)
     names = choose_stand_ins(plan.coco, plan.vocabulary)
-    print_line(f"{len(names)} base names stand in for novel ones: {', '.join(names)}", error=True)
+    print_line(f"{len(names)} base names stand in for novel ones: {', '.join(map(visible_name, names))}", error=True)
     changed = {
         preset: with_stand_ins(configured, plan.coco, vocabularies[preset], names)
         for preset, configured in configs.items()

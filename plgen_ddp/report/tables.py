@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from plgen_ddp.report.comparison import Comparison, RuleResult
+from plgen_ddp.screen_text import MESSAGE, visible, visible_name
 
 _NOTES = """\
 Every rule at its own threshold, one to one with the objects at IoU 0.5; {star} is the best of a column.
@@ -50,7 +51,7 @@ def comparison_table(comparison: Comparison, *, markdown: bool = False) -> str:
 
     In plain text, presets of one family have their common beginning in the heading; the table is 120 characters wide.
     """
-    names = [result.preset for result in comparison.results]
+    names = [visible_name(result.preset) for result in comparison.results]
     family = _family(names)
     columns = [[name.removeprefix(family) for name in names]]
     for column in _COLUMNS:
@@ -88,10 +89,11 @@ def _family(names: list[str]) -> str:
 
 def _notes(comparison: Comparison, star: str) -> list[str]:
     objects, quality = comparison.objects, comparison.results[0].evaluation.quality
-    names = ", ".join(objects.names[:8]) + (f" and {len(objects.names) - 8} more" if len(objects.names) > 8 else "")
+    more = f" and {len(objects.names) - 8} more" if len(objects.names) > 8 else ""
+    names = ", ".join(map(visible_name, objects.names[:8])) + more
     kind = "base names that stand in for novel ones" if comparison.stand_ins else "novel names"
     lines = [
         f"{quality.images} images with {quality.objects} objects of {len(objects.names)} {kind}: {names}.",
         *_NOTES.format(star=star).splitlines(),
     ]
-    return lines + [f"left out: {preset}: {reason}" for preset, reason in comparison.left_out.items()]
+    return lines + [visible(f"left out: {preset}: {reason}", MESSAGE) for preset, reason in comparison.left_out.items()]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from plgen_ddp.config import RunConfig
-from plgen_ddp.console import print_line
+from plgen_ddp.console import print_text
 from plgen_ddp.device import prepare_device
 from plgen_ddp.errors import UserError
 from plgen_ddp.options import given
@@ -132,7 +132,7 @@ class _Lines(logging.Handler):
             return  # detectron2 logs its traceback; a user's mistake is one line, at the end
         line = self.format(record)
         if self._printed:
-            print_line(line)
+            print_text(line)
         else:
             logging.getLogger("plgen_ddp").info("%s", line)
 
