@@ -1,7 +1,7 @@
 """Every command of the README and of the guides in docs/ runs as it stands there, in the order in which it stands.
 
-The folder in which they run has what the README asks for, in its places: `coco/`, `weights/` and so on. What lies there is
-small: the demo's scenes for COCO, the demo's two models for the real ones, and so its names.
+The folder in which they run has what the README asks for, in its places: `coco/`, `weights/` and so on. What lies there
+is small: the demo's scenes for COCO, the demo's two models for the real ones, and so its names.
 """
 
 import json
