@@ -6,8 +6,8 @@
 An undisturbed run of one rank comes first: it has the bytes that every other run must end with. Then each round starts
 in an empty folder on 1 to 4 ranks. It is killed, started again on another number of ranks, and killed again, until it
 has nothing left to do or its share of kills is used up; then it may finish. A kill counts only if it hit: its target
-was alive, and the command did not end well. The table at the end says what was hit, and where. Status 1: a run ended with
-other bytes, or was not mended by running it again.
+was alive, and the command did not end well. The table at the end says what was hit, and where. Status 1: a run ended
+with other bytes, or was not mended by running it again.
 """
 
 import argparse

@@ -3,8 +3,9 @@
     python -m plgen_ddp.benchmark.scale --images 1700000 --images-per-part 17          100,000 parts
     python -m plgen_ddp.benchmark.scale --images 640000 --work DIR                     10,000 parts of 64, kept in DIR
 
-Draws a JSON and a store whose images have one small box each: what is measured grows with the number of images and parts
-alone. Each step runs in a process of its own. Its seconds leave out its imports, its memory is the peak of the process. docs/scale.md has the results.
+Draws a JSON and a store whose images have one small box each: what is measured grows with the number of images and
+parts alone. Each step runs in a process of its own. Its seconds leave out its imports, its memory is the peak of the
+process. docs/scale.md has the results.
 """
 
 import argparse
