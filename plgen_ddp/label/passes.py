@@ -26,7 +26,7 @@ from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines, scores_base_
 from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.manifest import Manifest
 from plgen_ddp.processor import available_cores
-from plgen_ddp.records import PseudoLabels, Regions, concatenated
+from plgen_ddp.records import PseudoLabels, Regions
 from plgen_ddp.store import RegionStore, store_of
 
 T = TypeVar("T")
