@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from commands import REPOSITORY, call, command, environment, refused
 from pytest import CaptureFixture
@@ -45,8 +46,20 @@ def manifest(**values: Any) -> Callable[[Labelling], Any]:
     def change(made: Labelling) -> None:
         path = made.store.folder / "manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        without_seals(made)
 
     return change
+
+
+def without_seals(made: Labelling) -> None:
+    """Takes from the parts what could stand in for a damaged manifest."""
+    for path in made.store.part_paths():
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+
+
+def deep_manifest(made: Labelling) -> None:
+    (made.store.folder / "manifest.json").write_text(DEEP)
+    without_seals(made)
 
 
 def chain(count: int, key: str) -> Callable[[Labelling], Any]:
@@ -109,7 +122,7 @@ ROWS: dict[str, tuple[Callable[[Labelling], Any], str, str]] = {
     "nested place": (nothing, "label.templates=['{:{}}']", "must hold {}"),
     "two places": (nothing, "label.templates=['{} {}']", "must hold {}"),
     "deep JSON": (deep_json, "", "is not a COCO-format JSON: maximum recursion depth"),
-    "deep manifest": (file("store/manifest.json", DEEP), "", "manifest"),
+    "deep manifest": (deep_manifest, "", "manifest"),
     "dim of a crafted size": (manifest(dim=10**12), "", "is not the manifest of a region store"),
     "dim below 0": (manifest(dim=-1), "", "is not the manifest of a region store"),
     "dim as a text": (manifest(dim="8"), "", "is not the manifest of a region store"),
