@@ -57,7 +57,8 @@ def test_the_drawn_data_are_those_of_the_seed(tmp_path):
         stores.append([data.annotations.read_bytes(), *(path.read_bytes() for path in data.store.part_paths())])
     assert stores[0] == stores[1] and len(stores[0]) == 3
     assert all(one != other for one, other in zip(stores[0], stores[2], strict=True))
-    rows = [row for path in RegionStore(tmp_path / "one" / "store").part_paths() for row in data.store.read_part(path)]
+    first = RegionStore(tmp_path / "one" / "store")
+    rows = [row for path in first.part_paths() for row in first.read_part(path)]
     assert [row.image_id for row in rows] == list(range(1, 67))
     assert {row.embeddings.shape for row in rows} == {(7, 8)}
 
