@@ -133,7 +133,8 @@ def test_many_copies_of_the_best_box_do_not_hide_the_others(make):
         boxes_xyxy=np.tile(np.array([[10, 10, 50, 50]], np.float32), (300, 1)),
         embeddings=np.tile(text.astype(np.float16), (300, 1)),
     )
-    far = replace(image(2, 1), embeddings=np.full((1, DIM), 0.1, np.float16))
+    # Of another image, so its place does not matter.
+    far = replace(image(2, 1), boxes_xyxy=near.boxes_xyxy[:1], embeddings=np.full((1, DIM), 0.1, np.float16))
     output = make([near, far])
     TextEmbeddings(output / "store" / "vocabulary", ("{}",), DIM).embed([("a cat",)], lambda: lambda _: text)
     found = plgen_ddp.open_store(output).search("a cat", k=2)
