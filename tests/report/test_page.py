@@ -378,3 +378,11 @@ def test_mistakes_are_one_line(drawn, tmp_path, capsys):
     )
     line = refused(capsys, "report", ["--labels", labels, "--output", labels])
     assert "--output" in line and "is --labels" in line
+
+
+def test_a_file_without_any_label_has_a_report(tmp_path):
+    content = json.loads(write_labels(tmp_path / "labels.json", 5).read_text())
+    content["annotations"] = [row for row in content["annotations"] if "confidence" not in row]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    call("report", "--labels", tmp_path / "labels.json", "--ground-truth", tmp_path / "truth.json")
+    assert "<h1>0 labels on 5 images</h1>" in (tmp_path / "report.html").read_text()
