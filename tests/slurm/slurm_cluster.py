@@ -52,6 +52,8 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 {nodes}
+# An ended job is forgotten after so many seconds; a test asks late for its state.
+MinJobAge=86400
 # A job of the partition `urgent` preempts others, which get a signal and this many seconds first.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
