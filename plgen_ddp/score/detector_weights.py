@@ -58,5 +58,8 @@ def load_detector_weights(model: nn.Module, given: dict[str, Tensor], path: Path
             "give the config that it was trained with"
         )
     chosen = {name: given[name] for name in needed}
+    # A mask head is loaded where it fits: stage 1 does not run it, and nothing is left at random without need.
+    heads = [name for name in own if name.startswith(_NOT_NEEDED[1:]) and name in given]
+    chosen |= {name: given[name] for name in heads if given[name].shape == own[name].shape}
     check_finite(chosen, f"{_OPTION}: {path}")
     model.load_state_dict(chosen, strict=False)
