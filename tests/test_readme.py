@@ -40,6 +40,7 @@ MODELS = (
 VOCABULARY = f"label.vocabulary={SCENES_VOCABULARY}"
 SHORT_TRAINING = (
     MODELS[0],
+    "detector.weights=null",
     f"data.vocabulary={SCENES_VOCABULARY}",
     "train.steps=2",
     "train.images_per_step=4",

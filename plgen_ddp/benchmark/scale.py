@@ -28,7 +28,7 @@ from plgen_ddp.console import one_line_errors, print_line
 from plgen_ddp.device import peak_memory
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
-from plgen_ddp.records import EVIDENCE, Regions, Similarity
+from plgen_ddp.records import Regions, Similarity
 from plgen_ddp.score.images import plan_units
 from plgen_ddp.store import Manifest, RegionStore
 
@@ -75,7 +75,7 @@ def write_parts(folder: Path, images: int, images_per_part: int) -> str:
     box, one = np.array([[1, 1, 9, 9]], np.float32), np.ones(1, np.float32)
     for first in range(0, images, images_per_part):
         ids = index.image_ids[first : first + images_per_part].tolist()
-        store.write_part([Regions(i, box, one, embedding, *[one] * len(EVIDENCE)) for i in ids])
+        store.write_part([Regions(i, box, one, embedding, one, one, one, one) for i in ids])
     parts = store.part_paths()
     size = sum(path.stat().st_size for path in parts)
     return f"{len(parts)} parts, {size / len(parts) / 1e3:.1f} kB each"
