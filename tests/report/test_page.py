@@ -11,7 +11,8 @@ from commands import call, refused
 from PIL import Image
 
 from plgen_ddp.evaluation import evaluate
-from plgen_ddp.records import Regions
+from plgen_ddp.manifest import Manifest
+from plgen_ddp.records import Regions, Similarity
 from plgen_ddp.report.label_file import read_label_file
 from plgen_ddp.report.page_data import above, make_tables, threshold_grid
 from plgen_ddp.store import RegionStore
@@ -352,16 +353,9 @@ def test_failed_images_have_their_reasons_and_thumbnails(tmp_path, capsys):
     write_labels(tmp_path / "images.json", 3)
     failed = [Regions.failed(2, "decode", "not an image <b>"), Regions.failed(3, "read", "took too long")]
     store = RegionStore(tmp_path / "out" / "store")
+    identity = {"dataset": {"digest": "none"}}
+    store.open_for_scoring(Manifest(4, Similarity("softmax", 0.01), identity, {}, str(tmp_path / "images.json")))
     store.write_part(failed)
-    manifest = {
-        "format": 2,
-        "dim": 4,
-        "similarity": {"rule": "softmax", "temperature": 0.01, "bias": 0.0},
-        "identity": {"dataset": {}},
-        "versions": {},
-        "annotations": str(tmp_path / "images.json"),
-    }
-    (store.folder / "manifest.json").write_text(json.dumps(manifest))
     call("report", "--failures", "--run", tmp_path / "out", "--images", tmp_path / "images")
     text = (tmp_path / "out" / "failures.html").read_text()
     assert text.count('<figure class="card failure"') == 2
