@@ -43,7 +43,7 @@ def scene(images=24):
 
 def write_store(folder, regions):
     store = RegionStore(folder / "store")
-    store.open_for_scoring(Manifest(2, Similarity("softmax", 0.01), {"dataset": {"name": folder.name}}, {}))
+    store.open_for_scoring(Manifest(2, Similarity("softmax", 0.01), {"dataset": {"digest": folder.name}}, {}))
     store.write_part(regions[:10])
     store.write_part(regions[10:])
     return store

@@ -28,7 +28,7 @@ def settle(path, seconds=60):
 def many_parts(tmp_path_factory):
     """A store of many parts of two images each, one of them failed in every tenth part. No index yet."""
     store = RegionStore(tmp_path_factory.mktemp("many") / "store")
-    store.open_for_scoring(Manifest(2, Similarity("softmax", 0.01), {"dataset": {}}, {}))
+    store.open_for_scoring(Manifest(2, Similarity("softmax", 0.01), {"dataset": {"digest": "none"}}, {}))
     for part in range(PARTS):
         second = Regions.failed(2 * part + 1, "decode", "empty file") if part % 10 == 0 else image(2 * part + 1)
         settle(store.write_part([image(2 * part), second]))
@@ -145,7 +145,7 @@ def test_an_image_in_two_parts_is_noticed_with_an_index_too(store):
 
 def test_a_small_store_has_no_index(tmp_path):
     store = RegionStore(tmp_path / "store")
-    store.open_for_scoring(Manifest(2, Similarity("softmax", 0.01), {"dataset": {}}, {}))
+    store.open_for_scoring(Manifest(2, Similarity("softmax", 0.01), {"dataset": {"digest": "none"}}, {}))
     settle(path := store.write_part([image(1), Regions.failed(2, "read", "no such file")]))
     assert store.part_of_images() == {1: path, 2: path} and store.failures() == [(2, "read", "no such file")]
     assert not (store.folder / "index.parquet").exists()

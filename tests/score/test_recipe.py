@@ -65,7 +65,7 @@ def compare(root: Path, annotations: Path, models: Any, output: Path, count: int
     ours = load_models(config, Weights(models.weights, models.clip), CPU)
     units = plan_units(index, ours.proposals.padded_size, 64)
     store = RegionStore(output / "store")
-    store.open_for_scoring(Manifest(ours.encoder.dim, ours.encoder.similarity, {"dataset": {}}, {}))
+    store.open_for_scoring(Manifest(ours.encoder.dim, ours.encoder.similarity, {"dataset": {"digest": "none"}}, {}))
     score_units(config, index, units, ours, lambda images: None)
     stored = {image.image_id: image for path in store.part_paths() for image in store.read_part(path)}
 
