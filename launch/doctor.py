@@ -29,7 +29,7 @@ from plgen_ddp.doctor.findings import Finding
 from plgen_ddp.doctor.inputs import check_data, check_models, check_names
 from plgen_ddp.doctor.machine import check_machine, check_room
 from plgen_ddp.doctor.settings import read_settings
-from plgen_ddp.doctor.shared_output import SharedView, Token, shared_finding
+from plgen_ddp.doctor.shared_output import SharedView, Token, missing_folders, shared_finding
 from plgen_ddp.world import World
 
 
@@ -91,7 +91,8 @@ def examine(options: argparse.Namespace, report: Callable[[Finding], None]) -> P
 def look_at_shared(world: World, output: Path) -> Finding:
     """Whether all ranks see one `run.output`. Every rank calls it; the finding is rank 0's."""
     name = world.from_main(lambda: f"plgen-doctor-{secrets.token_hex(8)}")
-    token = Token(output, name, world.rank)
+    missing = world.everywhere(lambda: missing_folders(output))  # all have looked before one makes them
+    token = Token(output, name, world.rank, missing)
     world.everywhere(lambda: None)  # all have written
     views = world.gather(SharedView(socket.gethostname(), token.error, token.unseen(world.size)))
     world.from_main(lambda: None)  # all have looked

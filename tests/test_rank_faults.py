@@ -171,6 +171,7 @@ def test_ctrl_c_while_importing_is_one_line(ranks, two_rank_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("PLGEN_TEST_LONG" not in os.environ, reason="a quarter of an hour: PLGEN_TEST_LONG=1 runs it")
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ten_restarts_in_a_row_end_with_the_same_bytes(ranks, slow_words, tmp_path):

@@ -101,8 +101,17 @@ def world(tmp_path_factory):
 
 
 def boxes_of(dataset):
-    """Its annotations as a COCO results list: what another detector would write."""
-    return [{key: value[key] for key in ("image_id", "bbox")} | {"score": 0.9} for value in dataset["annotations"]]
+    """Boxes near its annotations as a COCO results list: what another detector would write."""
+    return [
+        {"image_id": value["image_id"], "bbox": _looser(value["bbox"]), "score": 0.9}
+        for value in dataset["annotations"]
+    ]
+
+
+def _looser(bbox):
+    """A tenth smaller: a box that is an annotation of a novel name would be a leak."""
+    x, y, width, height = bbox
+    return [x, y, 0.9 * width, 0.9 * height]
 
 
 def write_reference_scores(folder, dataset):
@@ -114,8 +123,8 @@ def write_reference_scores(folder, dataset):
         "img_ids_list": images,
         "bbox_all_list": [[[10.0, 10.0, 60.0, 60.0]]] * len(images),
         "rpn_score_all_list": [[0.9]] * len(images),
-        "clip_score_all_list": [[0.9]] * len(images),
-        "clip_catIDs_all_list": [[novel]] * len(images),
+        "clip_score_all_list": [[[0.9]]] * len(images),
+        "clip_catIDs_all_list": [[[novel]]] * len(images),
     }
     (folder / "CLIP_scores_0.json").write_text(json.dumps(columns))
 

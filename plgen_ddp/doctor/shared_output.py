@@ -27,18 +27,24 @@ class SharedView:
     unseen: tuple[int, ...]
 
 
+def missing_folders(folder: Path) -> list[Path]:
+    """The folder and its parents, as far as they do not exist; the innermost first."""
+    return [parent for parent in (folder, *folder.parents) if not parent.exists()]
+
+
 class Token:
     """This rank's file, and the folders that had to be made for it."""
 
-    def __init__(self, folder: Path, name: str, rank: int) -> None:
+    def __init__(self, folder: Path, name: str, rank: int, missing: Sequence[Path] | None = None) -> None:
         """
         Args:
             name: of this check, the same on every rank and never used before.
+            missing: `missing_folders` before any rank made one. None: this rank is the first.
         """
         self.error: str | None = None
         self._folder, self._name = folder, name
         self._own = self._path(rank)
-        self._made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        self._made = missing_folders(folder) if missing is None else missing
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._own.write_text("a check of plgen_ddp; it may be removed\n")

@@ -12,10 +12,14 @@ from PIL import Image as Pillow
 from plgen_ddp.coco import Image
 from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import index_images
+from plgen_ddp.image_rules import ImageRules
 from plgen_ddp.label_quality import KINDS
 from plgen_ddp.report.label_file import LabelFile
 from plgen_ddp.report.page_data import steps_of
+from plgen_ddp.safe_reading import open_image
 
+# Links are followed: the labels do not say whether the scoring did, and a picture is all that is read.
+_RULES = ImageRules(follow_links=True)
 SAMPLE = 60
 THUMBNAIL = 400  # pixels, the longer side
 _QUALITY = 76
@@ -138,7 +142,7 @@ def make_cards(
         for row in first.file.images
         if row.id in wanted
     ]
-    thumbnails = {} if root is None else read_thumbnails(images, root, first.path)
+    thumbnails = {} if root is None else read_thumbnails(images, root, _scored_json(first))
     boxes = [_labels(labels, wanted, names, grid) for labels, grid in zip(files, grids, strict=True)]
     base, truth = _base(first, wanted), _truth(first, wanted)
     return {
@@ -153,6 +157,12 @@ def make_cards(
     }
 
 
+def _scored_json(labels: LabelFile) -> Path:
+    """The JSON that was labelled: its name may say in which folder the images are."""
+    name = labels.recorded("annotations", "name")
+    return Path(name) if isinstance(name, str) else labels.path
+
+
 def read_thumbnails(images: Sequence[Image], root: Path, annotations: Path) -> dict[int, str]:
     """JPEGs as data URIs by image id, without those that cannot be decoded.
 
@@ -160,13 +170,15 @@ def read_thumbnails(images: Sequence[Image], root: Path, annotations: Path) -> d
         UserError: none of the images is under `root`.
     """
     try:
-        index = index_images(images, str(root), annotations)
+        index = index_images(images, str(root), annotations, follow_links=_RULES.follow_links)
     except UserError as error:
         raise UserError(str(error).replace("data.image_root", "--images")) from None
     found = {}
     for place, image_id in enumerate(index.image_ids.tolist()):
         try:
-            with Pillow.open(index.path(place)) as file:
+            with open_image(index.path(place), index.root, _RULES) as content, Pillow.open(content) as file:
+                if file.width * file.height > _RULES.max_pixels:
+                    continue
                 file.draft("RGB", (THUMBNAIL, THUMBNAIL))
                 small = file.convert("RGB")
         except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):

@@ -250,7 +250,7 @@ def test_a_label_teaches_boxes_in_whatever_form_masks_are(model, second, configu
 
 
 def test_heads_that_cannot_leave_masks_out_are_refused(second, configuration, detector):
-    detector.write_text(detector.read_text().replace("NUM_CLASSES: 1", "NUM_CLASSES: 1\n    NAME: CascadeROIHeads"))
+    detector.write_text(detector.read_text().replace("NAME: StandardROIHeads", "NAME: CascadeROIHeads"))
     device, config = torch.device("cpu"), configuration(second)
     training_cfg(config, device, run_lengths=False, boxes_alone=False)
     with pytest.raises(UserError, match=r"MODEL.ROI_HEADS.NAME of detector.config is 'CascadeROIHeads'"):
