@@ -98,6 +98,11 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
         raise UserError(f"{option}: cannot write into {folder}")
 
 
+def url_scheme(text: str) -> re.Match[str] | None:
+    """The beginning of a URL, `https://` or detectron2's own `detectron2://`, its scheme as group 1; None for a path."""
+    return re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*):/{1,2}", text)
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:

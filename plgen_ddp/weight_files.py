@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from plgen_ddp.errors import UserError, first_sentence, one_line
-from plgen_ddp.files import digest_of
+from plgen_ddp.files import digest_of, url_scheme
 
 # The first pickle of PyTorch's older format is this number.
 _OLDER_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
@@ -146,7 +146,7 @@ def refuse_url(given: str, option: str) -> None:
     Raises:
         UserError: with what to do instead.
     """
-    if not (scheme := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*):/{1,2}", given)):
+    if not (scheme := url_scheme(given)):
         return
     url = given
     if scheme[1] == "detectron2":

@@ -3,7 +3,6 @@
 Plain values only; tags of Python objects are refused.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from omegaconf._utils import get_yaml_loader
 from yaml import MarkedYAMLError, ScalarNode, YAMLError
 
 from plgen_ddp.errors import UserError, one_line
+from plgen_ddp.files import url_scheme
 
 # Of a file: bytes, values after the aliases are replaced, mappings and lists inside each other, characters of a number.
 MAX_BYTES = 32 << 20
@@ -125,7 +125,7 @@ def _with_bases(path: Path, key: str, readers: tuple[Path, ...], read: list[Path
         raise UserError(f"{key}: _BASE_ in {path} is no file and no list of files")
     values: dict[str, Any] = {}
     for base in bases:
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:/", base):
+        if url_scheme(base):
             raise UserError(f"{key}: _BASE_: {base} is a URL, and only files are read: download it and name the file")
         below = _with_bases(path.parent / Path(base).expanduser(), key, (*readers, path.resolve()), read)
         values = _merged(values, below)

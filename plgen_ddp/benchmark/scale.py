@@ -66,15 +66,14 @@ def start(folder: Path, images: int, images_per_part: int) -> str:
 
 def write_parts(folder: Path, images: int, images_per_part: int) -> str:
     """Writes the store, a part after the other."""
-    index = _index(folder)
-    store = RegionStore(folder / "store")
     rows = CocoFile(folder / "annotations.json", "data.annotations").images()
+    store = RegionStore(folder / "store")
     identity = {"dataset": {"digest": dataset_digest(rows), "images": images}}
     store.open_for_scoring(Manifest(_DIM, Similarity("softmax", 0.01), identity, {}))
     embedding = np.full((1, _DIM), _DIM**-0.5, np.float16)
     box, one = np.array([[1, 1, 9, 9]], np.float32), np.ones(1, np.float32)
     for first in range(0, images, images_per_part):
-        ids = index.image_ids[first : first + images_per_part].tolist()
+        ids = [row.id for row in rows[first : first + images_per_part]]
         store.write_part([Regions(i, box, one, embedding, one, one, one, one) for i in ids])
     parts = store.part_paths()
     size = sum(path.stat().st_size for path in parts)

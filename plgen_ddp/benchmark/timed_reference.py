@@ -88,7 +88,8 @@ def time_reference(config: Config, result: Path) -> None:
 def _images(config: Config) -> ImageIndex:
     annotations = Path(given(config.data.annotations))
     images = CocoFile(annotations, "data.annotations").images()
-    return index_images(images, given(config.data.image_root), annotations).first(config.data.limit)
+    root, links = given(config.data.image_root), config.data.follow_links
+    return index_images(images, root, annotations, follow_links=links).first(config.data.limit)
 
 
 class _Recipe:

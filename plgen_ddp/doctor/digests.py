@@ -28,7 +28,10 @@ def check_digests(config: Config, lacking: set[str], known: Path | None) -> Iter
     annotations = Path(given(config.data.annotations))
     try:
         index = index_images(
-            CocoFile(annotations, "data.annotations").images(), given(config.data.image_root), annotations
+            CocoFile(annotations, "data.annotations").images(),
+            given(config.data.image_root),
+            annotations,
+            follow_links=config.data.follow_links,
         )
     except UserError:  # the check of the data says so
         return

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError, one_line
-from plgen_ddp.files import file_sha256
+from plgen_ddp.files import file_sha256, flush_folder, temporary_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ def _wait_for_release(lock: Path, silent: float) -> None:
 
 
 def _fetch(url: str, target: Path, sha256: str, lock: Path, limits: Limits) -> None:
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = temporary_beside(target)
     digest, size, start = hashlib.sha256(), 0, time.monotonic()
     try:
         with urllib.request.urlopen(url, timeout=limits.silent) as source, temporary.open("xb") as file:
@@ -128,6 +127,7 @@ def _fetch(url: str, target: Path, sha256: str, lock: Path, limits: Limits) -> N
         if not digest.hexdigest().startswith(sha256):
             raise ValueError(f"its SHA-256 is {digest.hexdigest()}, expected is {sha256}")
         temporary.replace(target)
+        flush_folder(target.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

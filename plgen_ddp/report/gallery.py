@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
 
 from plgen_ddp.coco import Image
 from plgen_ddp.errors import UserError
@@ -16,7 +15,7 @@ from plgen_ddp.image_rules import ImageRules
 from plgen_ddp.label_quality import KINDS
 from plgen_ddp.report.label_file import LabelFile
 from plgen_ddp.report.page_data import steps_of
-from plgen_ddp.safe_reading import open_image
+from plgen_ddp.report.picture_files import UNREADABLE, open_picture
 
 # Links are followed: the labels do not say whether the scoring did, and a picture is all that is read.
 _RULES = ImageRules(follow_links=True)
@@ -176,12 +175,10 @@ def read_thumbnails(images: Sequence[Image], root: Path, annotations: Path) -> d
     found = {}
     for place, image_id in enumerate(index.image_ids.tolist()):
         try:
-            with open_image(index.path(place), index.root, _RULES) as content, Pillow.open(content) as file:
-                if file.width * file.height > _RULES.max_pixels:
-                    continue
+            with open_picture(index.path(place), index.root, _RULES) as file:
                 file.draft("RGB", (THUMBNAIL, THUMBNAIL))
                 small = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
+        except UNREADABLE:
             continue
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()

@@ -17,7 +17,7 @@ from plgen_ddp.image_files import index_images
 from plgen_ddp.image_rules import DEFAULT_RULES, ImageRules
 from plgen_ddp.report.comparison import Comparison, RuleResult
 from plgen_ddp.report.judging import JudgedImage, NovelObjects, judge_images
-from plgen_ddp.safe_reading import UnreadableImageError, open_image
+from plgen_ddp.report.picture_files import UNREADABLE, open_picture
 
 _WIDTH = 1500  # pixels
 _MARGIN = 20
@@ -89,11 +89,9 @@ def _read_images(
     found = {}
     for place, image_id in enumerate(index.image_ids.tolist()):
         try:
-            with open_image(index.path(place), index.root, rules) as file, Image.open(file) as image:
-                if image.width * image.height > rules.max_pixels:
-                    raise UnreadableImageError(f"more pixels than data.max_pixels={rules.max_pixels}")
+            with open_picture(index.path(place), index.root, rules) as image:
                 found[image_id] = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             reason = getattr(error, "strerror", None) or one_line(error)
             raise UserError(f"--picture: cannot read {index.path(place)}: {reason}") from None
     return found
