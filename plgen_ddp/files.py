@@ -99,7 +99,7 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
 
 
 def url_scheme(text: str) -> re.Match[str] | None:
-    """The beginning of a URL, `https://` or detectron2's own `detectron2://`, its scheme as group 1; None for a path."""
+    """The beginning of a URL, also of detectron2's own `detectron2://`, its scheme as group 1; None for a path."""
     return re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*):/{1,2}", text)
 
 
