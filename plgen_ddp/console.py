@@ -74,6 +74,7 @@ def rank_log(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"run.output: cannot write {path}: {error.strerror}") from None
     handler.setFormatter(_LogLine("%(asctime)s %(message)s"))
+    level, propagate = _log.level, _log.propagate
     _log.addHandler(handler)
     _log.setLevel(logging.INFO)
     _log.propagate = False
@@ -89,6 +90,8 @@ def rank_log(folder: Path) -> Iterator[None]:
         _log.info("stopped by %s", type(error).__name__, exc_info=not isinstance(error, KeyboardInterrupt))
         raise
     finally:
+        _log.setLevel(level)
+        _log.propagate = propagate
         _log.removeHandler(handler)
         handler.close()
 

@@ -106,8 +106,8 @@ def test_a_mistake_is_one_line_of_bounded_length(capsys):
 
 
 def test_the_log_holds_the_same(tmp_path, monkeypatch):
-    # Only into the file: pytest keeps a copy of other log lines, and cannot send one to its main process as it stands.
-    monkeypatch.setattr(logging.getLogger("plgen_ddp"), "propagate", False)
+    # Only into the file: pytest's own handler keeps a copy, and its workers cannot send one as it stands.
+    monkeypatch.setattr(logging.getLogger("plgen_ddp"), "handlers", [])
     with pytest.raises(UserError), rank_log(tmp_path):
         print_line(FORGED)
         print_text("one\ntwo")
@@ -115,6 +115,14 @@ def test_the_log_holds_the_same(tmp_path, monkeypatch):
         raise UserError(FORGED)
     lines = [line.split(" ", 2)[2] for line in (tmp_path / "rank-0.txt").read_text().splitlines()]
     assert lines == [SEEN, "one", "two", f"by hand: {SEEN}", f"error: {SEEN}"]
+
+
+def test_a_log_that_ends_leaves_the_logger_as_it_was(tmp_path):
+    logger = logging.getLogger("plgen_ddp")
+    before = (logger.propagate, logger.level, list(logger.handlers))
+    with rank_log(tmp_path):
+        assert not logger.propagate
+    assert (logger.propagate, logger.level, logger.handlers) == before
 
 
 def test_an_ascii_terminal_shows_escapes():
