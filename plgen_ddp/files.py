@@ -1,11 +1,13 @@
 """Files that are complete or absent: atomic writes, checks of output paths, digests."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +17,12 @@ from plgen_ddp.errors import UserError
 
 # A temporary file of another machine, or of a process that lives, is left over when nobody wrote to it for so long.
 _ABANDONED = 24 * 3600.0
+_IRREGULAR = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes], *, make_folder: bool = True) -> None:
@@ -98,6 +106,22 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
         raise UserError(f"{option}: cannot write into {folder}")
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file to be read, without waiting for a pipe's writer or waking a device.
+
+    Raises:
+        OSError: no such file, a folder, or not a regular file; its `strerror` is the reason.
+    """
+    _check_regular(path.stat())  # opening a device can have effects of its own
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _check_regular(os.fstat(descriptor))  # it may have been replaced
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def url_scheme(text: str) -> re.Match[str] | None:
     """The beginning of a URL, also of detectron2's own `detectron2://`, its scheme as group 1; None for a path."""
     return re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*):/{1,2}", text)
@@ -115,6 +139,14 @@ def digest_of(file: BinaryIO) -> str:
     while block := file.read(1 << 22):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        kind = _IRREGULAR.get(stat.S_IFMT(found.st_mode), "something else")
+        raise OSError(errno.EPERM, f"{kind}, not a regular file")
 
 
 def _is_left_over(path: Path) -> bool:

@@ -2,18 +2,11 @@
 
 import errno
 import os
-import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from plgen_ddp.files import open_regular
 from plgen_ddp.image_rules import ImageRules
-
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 class UnreadableImageError(OSError):
@@ -34,17 +27,11 @@ def open_image(path: Path, root: str | Path, rules: ImageRules) -> BinaryIO:
     """
     if not rules.follow_links and (target := target_outside(path, root)) is not None:
         raise UnreadableImageError(f"a link out of the image root, to {target!r}; data.follow_links=true follows it")
-    _check_regular(path.stat())  # opening a device can have effects of its own
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        opened = os.fstat(descriptor)
-        _check_regular(opened)  # it may have been replaced
-        if opened.st_size > rules.max_bytes:
-            raise UnreadableImageError(f"{opened.st_size} bytes are more than data.max_bytes={rules.max_bytes}")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    file = open_regular(path)
+    if (size := os.fstat(file.fileno()).st_size) > rules.max_bytes:
+        file.close()
+        raise UnreadableImageError(f"{size} bytes are more than data.max_bytes={rules.max_bytes}")
+    return file
 
 
 def read_image(path: Path, root: str | Path, rules: ImageRules) -> bytes:
@@ -57,11 +44,3 @@ def target_outside(path: Path, root: str | Path) -> str | None:
     """Where the symbolic links of a path lead, if they leave `root`. `root` itself may be a link."""
     real = os.path.realpath(path)
     return None if Path(real).is_relative_to(os.path.realpath(root)) else real
-
-
-def _check_regular(found: os.stat_result) -> None:
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise UnreadableImageError(f"{kind}, not a regular file")

@@ -9,7 +9,6 @@ import math
 import os
 import pickle
 import re
-import stat
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,11 +21,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from plgen_ddp.errors import UserError, first_sentence, one_line
-from plgen_ddp.files import digest_of, url_scheme
+from plgen_ddp.files import digest_of, open_regular, url_scheme
 
 # The first pickle of PyTorch's older format is this number.
 _OLDER_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+_LONGEST_CODE = 10_000_000  # bytes of source in an archive of TorchScript; OpenAI's have less than a tenth of it
 _FIX = (
     "save the tensors alone where you trust the file, by torch.save(model.state_dict(), FILE) or "
     "safetensors.torch.save_file(model.state_dict(), FILE)"
@@ -52,7 +52,7 @@ class WeightFile:
         """
         refuse_url(str(path), option)
         self.path, self._option = path, option
-        self._file = _open_regular(path, option)
+        self._file = _opened(path, option)
         self.sha256 = digest_of(self._file)
 
     def __enter__(self) -> "WeightFile":
@@ -86,15 +86,18 @@ class WeightFile:
 
     def is_torchscript(self) -> bool:
         """Whether it is an archive of TorchScript: a model with its code, which runs when the archive is loaded."""
-        return any(name.endswith("/constants.pkl") or "/code/" in name for name in self._members())
+        return any(
+            member.filename.endswith("/constants.pkl") or "/code/" in member.filename for member in self._members()
+        )
 
     def torchscript_code(self) -> list[bytes]:
         """The Python-like source in an archive of TorchScript; nothing of it is run."""
-        names = [name for name in self._members() if "/code/" in name and name.endswith(".py")]
-        if not names:
+        members = [member for member in self._members() if "/code/" in member.filename]
+        sources = [member for member in members if member.filename.endswith(".py")]
+        if not sources or sum(member.file_size for member in sources) > _LONGEST_CODE:
             return []
         with zipfile.ZipFile(self._rewound()) as archive:
-            return [archive.read(name) for name in names]
+            return [archive.read(source) for source in sources]
 
     def content(self) -> bytes:
         """All bytes of the file."""
@@ -117,6 +120,9 @@ class WeightFile:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         if self.is_torchscript():
             raise ValueError("it is an archive of TorchScript, which holds code; give the state dict of its model")
+        # torch stores tensors as they are. Compressed or overlapping members could unfold to any size.
+        if sum(member.file_size for member in self._members()) > os.fstat(self._file.fileno()).st_size:
+            raise ValueError("it is an archive that unfolds to more than its own size, which torch.save does not write")
         head = self._rewound().read(len(_OLDER_TORCH))
         self._rewound()
         if head.startswith(b"PK") or head == _OLDER_TORCH:
@@ -128,10 +134,10 @@ class WeightFile:
         head = self._rewound().read(9)
         return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER
 
-    def _members(self) -> list[str]:
+    def _members(self) -> list[zipfile.ZipInfo]:
         try:
             with zipfile.ZipFile(self._rewound()) as archive:
-                return archive.namelist()
+                return archive.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             return []
 
@@ -189,18 +195,15 @@ def check_finite(state: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _open_regular(path: Path, option: str) -> BinaryIO:
+def _opened(path: Path, option: str) -> BinaryIO:
     try:
-        # Opening a pipe would wait for its writer.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        return open_regular(path)
     except FileNotFoundError:
         raise UserError(f"{option}: no file at {path}") from None
     except IsADirectoryError:
         raise UserError(f"{option}: {path} is a folder") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise UserError(f"{option}: {path} is a folder, a pipe or a device; name a file")
-    return file
+    except PermissionError as error:
+        raise UserError(f"{option}: cannot read {path}: {error.strerror}") from None
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ import re
 import shutil
 import threading
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,17 @@ class Attacker:
         state = torch.load(self.models.clip, weights_only=True)
         change(state)
         return self.save(name, state)
+
+    def deflated(self, name) -> Path:
+        """A checkpoint of zeros, with compressed members."""
+        plain = self.detector(f"plain_{name}", lambda state: state.update(zeros=torch.zeros(10**7)))
+        with (
+            zipfile.ZipFile(plain) as archive,
+            zipfile.ZipFile(self.folder / name, "w", zipfile.ZIP_DEFLATED) as smaller,
+        ):
+            for member in archive.namelist():
+                smaller.writestr(member, archive.read(member))
+        return self.folder / name
 
     def config(self, name, *, head="", **changes) -> Path:
         """The tiny detector's config with more lines at its top, or changed texts."""
@@ -196,6 +208,10 @@ CASES = {
     "a tensor larger than its data": (
         lambda a: [f"detector.weights={a.detector('huge.pth', huge(BIAS))}"],
         "a tensor larger than its data",
+    ),
+    "an archive that unfolds": (
+        lambda a: [f"detector.weights={a.deflated('bomb.pth')}"],
+        "unfolds to more than its own size",
     ),
     "PIXEL_STD 0": (
         lambda a: [f"detector.config={a.config('a.yaml', texts=[('MODEL:', 'MODEL:' + _pixels('[0, 1, 1]'))])}"],
