@@ -10,7 +10,7 @@ from plgen_ddp.label.rule import name_table
 from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PRESETS = sorted(path.stem for path in CONFIGS.glob("coco_*.yaml"))
+PRESETS = sorted(path.stem for path in CONFIGS.glob("coco_*.yaml") if path.stem != "coco_stage_one")
 
 
 def test_every_family_has_its_preset():
@@ -40,7 +40,7 @@ def test_a_preset_labels_the_store_of_another(preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_header_of_a_preset_has_its_command(preset):
-    header = (CONFIGS / f"{preset}.yaml").read_text().partition("\ndetector:")[0]
+    header = (CONFIGS / f"{preset}.yaml").read_text().partition("\nbase:")[0]
     assert f"--config configs/{preset}.yaml" in header
 
 
