@@ -38,6 +38,19 @@ def files(folder, *suffixes):
     return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
+def python(*words, installed, folder):
+    """What `python -m WORDS` prints in a folder that holds no checkout."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment() | {"PYTHONPATH": str(installed)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_every_module_and_data_file_is_in_the_wheel(installed):
     kinds = (".py", ".typed", ".pt", ".pth", ".jpg", ".json", ".html", ".css", ".js", ".yaml", ".txt")
     expected = {
@@ -50,27 +63,22 @@ def test_every_module_and_data_file_is_in_the_wheel(installed):
     assert wheel == expected
 
 
-def test_every_script_of_launch_is_an_entry_point(installed):
+def test_plgen_is_the_one_command_and_has_every_script_of_launch_as_a_verb(installed, tmp_path):
     (listed,) = installed.glob("*.dist-info/entry_points.txt")
     entries = configparser.ConfigParser()
     entries.read(listed)
+    assert dict(entries["console_scripts"]) == {"plgen": "plgen_ddp.launch.__main__:main"}
+    done = python("plgen_ddp.launch", "--help", installed=installed, folder=tmp_path)
+    verbs = {line.split()[0] for line in done.partition("verbs:\n")[2].splitlines()}
     scripts = {path.stem for path in (REPOSITORY / "launch").glob("*.py") if not path.stem.startswith("_")}
-    own = {f"plgen-{name.replace('_', '-')}": f"plgen_ddp.launch.{name}:main" for name in scripts}
-    assert dict(entries["console_scripts"]) == own | {"plgen": "plgen_ddp.launch.__main__:main"}
+    assert verbs == {name.replace("_", "-") for name in scripts}
+    assert python("plgen_ddp.launch", "benchmark", "--help", installed=installed, folder=tmp_path).startswith("usage: ")
 
 
 def test_configs_are_found_by_name_without_the_checkout(installed, tmp_path):
     words = ["--config", "coco_marvelovd", "label.templates=vild_63", "--print-config"]
-    done = subprocess.run(
-        [sys.executable, "-m", "plgen_ddp.launch.label", *words],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment() | {"PYTHONPATH": str(installed)},
-    )
-    assert done.returncode == 0, done.stderr
     path = tmp_path / "printed.yaml"
-    path.write_text(done.stdout)
+    path.write_text(python("plgen_ddp.launch.label", *words, installed=installed, folder=tmp_path))
     config = load_config(path)
     configs = installed / "plgen_ddp" / "configs"
     assert config.label.templates == str(configs / "templates" / "vild_63.txt")
