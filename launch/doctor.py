@@ -12,24 +12,16 @@ It takes the words of launch/score.py. Models are built on the CPU, and weights 
 scoring would. Each line is `ok`, `warning` or `error`; the exit status is 1 where there is an error.
 """
 
-import argparse
 import dataclasses
 import json
-import secrets
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from plgen_ddp.command_line import command_line
 from plgen_ddp.console import end_with, one_line_errors, print_line, print_text
-from plgen_ddp.doctor.digests import check_digests
+from plgen_ddp.doctor.examination import examine
 from plgen_ddp.doctor.findings import Finding
-from plgen_ddp.doctor.inputs import check_data, check_models, check_names
-from plgen_ddp.doctor.machine import check_machine, check_room
-from plgen_ddp.doctor.settings import read_settings
-from plgen_ddp.doctor.shared_output import SharedView, Token, missing_folders, shared_finding
+from plgen_ddp.doctor.shared_output import check_shared_output
 from plgen_ddp.world import World
 
 
@@ -51,9 +43,19 @@ def main(words: Sequence[str] | None = None) -> int:
             print_line(finding.line())
 
     with one_line_errors(), World.from_env() as world:
-        output = world.from_main(lambda: examine(options, report))
+        output = world.from_main(
+            lambda: examine(
+                options.config,
+                options.overrides,
+                report,
+                sample=None if options.all else max(options.sample, 0),
+                ranks=options.ranks,
+                digests=options.digests,
+                known_digests=options.known_digests,
+            )
+        )
         if world.size > 1 and output is not None:
-            finding = look_at_shared(world, output)
+            finding = check_shared_output(world, output)
             if world.is_main:
                 report(finding)
     if not world.is_main:
@@ -64,40 +66,6 @@ def main(words: Sequence[str] | None = None) -> int:
     else:
         print_line(f"{errors} errors, {warnings} warnings")
     return 1 if errors else 0
-
-
-def examine(options: argparse.Namespace, report: Callable[[Finding], None]) -> Path | None:
-    """All checks that one process can make; returns `run.output`, where there is one."""
-    config, lacking, findings = read_settings(options.config, options.overrides)
-    for finding in findings:
-        report(finding)
-    if config is None:
-        return None
-    for finding in check_data(config, lacking, None if options.all else max(options.sample, 0)):
-        report(finding)
-    if options.digests or options.known_digests is not None:
-        for finding in check_digests(config, lacking, options.known_digests):
-            report(finding)
-    encoder = check_models(config, lacking, report)
-    for finding in check_names(config, lacking):
-        report(finding)
-    for finding in check_machine(config, options.ranks or max(torch.cuda.device_count(), 1)):
-        report(finding)
-    for finding in check_room(config, lacking, encoder):
-        report(finding)
-    return None if config.run.output is None else Path(config.run.output)
-
-
-def look_at_shared(world: World, output: Path) -> Finding:
-    """Whether all ranks see one `run.output`. Every rank calls it; the finding is rank 0's."""
-    name = world.from_main(lambda: f"plgen-doctor-{secrets.token_hex(8)}")
-    missing = world.everywhere(lambda: missing_folders(output))  # all have looked before one makes them
-    token = Token(output, name, world.rank, missing)
-    world.everywhere(lambda: None)  # all have written
-    views = world.gather(SharedView(socket.gethostname(), token.error, token.unseen(world.size)))
-    world.from_main(lambda: None)  # all have looked
-    token.remove()
-    return shared_finding(views, output)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@
     python launch/score.py ... --label-only        only the labels, from the store (as launch/label.py)
 
 The same command again goes on where it was stopped, also on another number of GPUs. SIGTERM and SIGUSR1 let each rank
-finish its batch; a second one ends it at once. Each rank keeps a log in
-`run.output`/log/rank-N.txt.
+finish its batch; a second one ends it at once. Each rank keeps a log in `run.output`/log/rank-N.txt.
 """
 
 import argparse
@@ -21,33 +20,14 @@ from plgen_ddp.starting import interruptible_imports
 with interruptible_imports():
     from plgen_ddp.command_line import command_line
     from plgen_ddp.config import Config, load_config
-    from plgen_ddp.console import (
-        Progress,
-        end_with,
-        failed_status,
-        one_line_errors,
-        print_scoring,
-        rank_log,
-    )
-    from plgen_ddp.device import prepare_device
+    from plgen_ddp.console import end_with, failed_status, one_line_errors, rank_log
     from plgen_ddp.label.job import check_before_scoring
     from plgen_ddp.label.plan import LABELLING_REQUIRES
     from plgen_ddp.options import given
     from plgen_ddp.report.after_labelling import check_report, label_and_report
     from plgen_ddp.run_lock import RunLock
-    from plgen_ddp.score.dealing import deal_units
-    from plgen_ddp.score.job import (
-        ScoringData,
-        check_any_box,
-        check_coverage,
-        fetch,
-        load_models,
-        plan_work,
-        read_dataset,
-        score_units,
-        scoring_requires,
-    )
-    from plgen_ddp.stopping import finishing_batches
+    from plgen_ddp.score.fill_store import fill_store
+    from plgen_ddp.score.job import read_dataset, scoring_requires
     from plgen_ddp.world import World
 
 
@@ -87,35 +67,7 @@ def score(world: World, config: Config, *, label: bool) -> int:
     with RunLock(Path(given(config.run.output))) as lock:
         images = len(dataset.index.image_ids)
         world.from_main(lambda: lock.acquire(images, parent=world.under_torchrun))
-        return score_locked(world, config, dataset, lock)
-
-
-def score_locked(world: World, config: Config, dataset: ScoringData, lock: RunLock) -> int:
-    """`score` for the one job that holds the lock of the folder; rank 0 has it."""
-    weights = world.once_a_node(lambda: fetch(config))
-    device = world.everywhere(lambda: prepare_device(config.run, world.local_rank))
-    models = world.everywhere(lambda: load_models(config, weights, device))
-
-    plan = world.from_main(lambda: plan_work(config, dataset, models))
-    own = deal_units(plan.units, world.rank, world.size, lambda share: world.count(1, f"units of {share}") - 1)
-
-    def advance(images: int) -> None:
-        lock.check()
-        progress.advance(images)
-
-    with Progress(world.count, sum(map(len, plan.units)), shown=world.is_main) as progress:
-        with finishing_batches():
-            summary = score_units(config, dataset.index, own, models, advance)
-        summaries = world.gather(summary)
-    world.close()
-
-    if not world.is_main:
-        return 0
-    failures = check_coverage(config, dataset)
-    if not failures:
-        check_any_box(summaries)
-    print_scoring(summaries, failures, config.run.max_failures, plan.stored)
-    return len(failures)
+        return fill_store(world, config, dataset, lock)
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:

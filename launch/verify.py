@@ -20,7 +20,7 @@ from plgen_ddp.console import one_line_errors, print_line, print_text
 from plgen_ddp.options import given
 from plgen_ddp.run_lock import locked
 from plgen_ddp.store import store_of
-from plgen_ddp.store_check import check_store, remove_bad_parts
+from plgen_ddp.store_check import check_store, repair_store
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -34,12 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
         store.manifest()  # there is a store: no folder is made for a lock
         with locked(Path(given(config.run.output))) if arguments.repair else contextlib.nullcontext():
             found = check_store(store)
-            lines = [f"part {path.name}: {reason}" for path, reason in found.bad.items()]
-            if arguments.repair:
-                lines = list(remove_bad_parts(store, found))
-                store.sweep()
-                if store.part_paths() and store.restore_manifest():
-                    lines.append("wrote manifest.json again from what the parts carry")
+            lines = repair_store(store, found) if arguments.repair else found.lines()
         for line in lines:
             print_line(line, error=True)
         print_text(found.as_json() if arguments.json else found.summary())

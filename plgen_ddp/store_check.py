@@ -1,4 +1,4 @@
-"""Rereads a store against its checksums: which parts must be made again, and their removal."""
+"""Rereads a store against its checksums: which parts must be made again, and the repair."""
 
 import json
 from collections.abc import Iterator
@@ -39,6 +39,10 @@ class StoreCheck:
         content: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         content["bad"] = {path.name: reason for path, reason in self.bad.items()}
         return json.dumps(content, indent=1)
+
+    def lines(self) -> list[str]:
+        """Each bad part with the reason, a line each."""
+        return [f"part {path.name}: {reason}" for path, reason in self.bad.items()]
 
     def summary(self) -> str:
         """The same in one line."""
@@ -105,6 +109,21 @@ def remove_bad_parts(store: RegionStore, found: StoreCheck) -> Iterator[str]:
     for path, reason in found.bad.items():
         path.unlink(missing_ok=True)
         yield f"removed part {path.name}: {reason}"
+
+
+def repair_store(store: RegionStore, found: StoreCheck) -> list[str]:
+    """Removes the bad parts and what killed writers left, and writes a lost manifest again from what the parts carry.
+
+    Only for the holder of the run's lock.
+
+    Returns:
+        What it did, in lines.
+    """
+    done = list(remove_bad_parts(store, found))
+    store.sweep()
+    if store.part_paths() and store.restore_manifest():
+        done.append("wrote manifest.json again from what the parts carry")
+    return done
 
 
 def _images_by_name(path: Path) -> int:

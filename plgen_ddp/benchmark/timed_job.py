@@ -1,4 +1,4 @@
-"""One timed rank of the job: launch/score.py's steps up to the complete store, with clocks.
+"""One timed rank of the job: the steps of launch/score.py up to the complete store, with clocks.
 
     torchrun --nproc_per_node=RANKS --module plgen_ddp.benchmark.timed_job RESULT.json [section.key=value ...]
 

@@ -1,12 +1,15 @@
 """Whether all ranks see one `run.output`: each writes a small file there, and looks for those of all others."""
 
 import contextlib
+import secrets
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from plgen_ddp.doctor.findings import Finding
+from plgen_ddp.world import World
 
 # An NFS client may know an old listing of a folder for so long, in seconds.
 _PATIENCE = 10.0
@@ -25,6 +28,18 @@ class SharedView:
     host: str
     error: str | None
     unseen: tuple[int, ...]
+
+
+def check_shared_output(world: World, output: Path) -> Finding:
+    """Whether all ranks see one `run.output`. Every rank calls it; the finding is rank 0's."""
+    name = world.from_main(lambda: f"plgen-doctor-{secrets.token_hex(8)}")
+    missing = world.everywhere(lambda: missing_folders(output))  # all have looked before one makes them
+    token = Token(output, name, world.rank, missing)
+    world.everywhere(lambda: None)  # all have written
+    views = world.gather(SharedView(socket.gethostname(), token.error, token.unseen(world.size)))
+    world.from_main(lambda: None)  # all have looked
+    token.remove()
+    return shared_finding(views, output)
 
 
 def missing_folders(folder: Path) -> list[Path]:
