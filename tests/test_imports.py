@@ -45,6 +45,7 @@ IMPORTERS = {
     },
     "clip": {
         "encoders/openai_clip.py",
+        "demo/evaluate_clip.py",
         "demo/train_clip.py",
         "benchmark/reference_recipe.py",
         "benchmark/timed_reference.py",

@@ -39,19 +39,13 @@ The recipes on the 300 validation scenes of `scenes.CHOICE`, with the embedded d
             AP50    precision  recall  F1     labels an image  on nothing (IoU < 0.5 with every novel object)
 MarvelOVD   0.398   0.120      0.792   0.208  11.8             0.854
 VL-PLM      0.460   0.375      0.634   0.471  3.0              0.608
-
-Captions that seldom name another object that the crop shows (15 % instead of 50 %) taught more in as many steps: 0.861
-over the names, and the recipes reached an AP50 of 0.480 and 0.543.
 """
-
-from __future__ import annotations
 
 import argparse
 import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -59,31 +53,33 @@ import numpy as np
 import torch
 from clip import load, tokenize
 from clip.model import CLIP
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plgen_ddp.boxes import areas, covered, ious
-from plgen_ddp.demo.scenes import BASE, JPEG_QUALITY, KINDS, NOVEL, SEEDS, SUPERS, SceneImage, draw_scene
+from plgen_ddp.boxes import areas, covered
+from plgen_ddp.demo.clip_inputs import (
+    KIND_NAMES,
+    LEVELS,
+    NAMES,
+    RESOLUTION,
+    SUPER_NAMES,
+    TEXTS,
+    crop,
+    photo_of,
+    pixels,
+    random_boxes,
+    scene_boxes,
+    templates,
+)
+from plgen_ddp.demo.drawings import KINDS
+from plgen_ddp.demo.evaluate_clip import TEMPERATURE, evaluate
+from plgen_ddp.demo.scenes import SEEDS, SUPERS, draw_scene
 from plgen_ddp.train.weights import write_small_weights
 
-__all__ = ["Evaluation", "build", "evaluate", "main", "region_embeddings", "text_embeddings", "train"]
-
-NAMES = (*BASE, *NOVEL)
-KIND_NAMES = tuple(kind for name in NAMES for kind in KINDS[name])
-SUPER_NAMES = tuple(dict.fromkeys(general for name in NAMES for general in SUPERS[name]))
-TEXTS = (*NAMES, *KIND_NAMES, *SUPER_NAMES)  # a column of the loss each
-#: What a caption calls an object: by its name, its kind, or something more general. Each has its own columns of TEXTS.
-LEVELS = (len(NAMES), len(KIND_NAMES), len(SUPER_NAMES))
-RESOLUTION = 64  # pixels
 EMBEDDING = 128
-SCALES = (1.0, 1.5)  # the job's crop scales
-TEMPERATURE = 0.01
 COMMON = 0.85  # share of a text embedding's squared length that all texts have in common
 OF_NAME = 0.6  # of the rest, a kind's share that it has from its name
 OF_MEMBERS = 0.5  # of the rest, a more general name's share that it has from the names under it
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, RGB
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 TEXT_STEPS = 600  # of 1. and of 3. each
 PROMPTS = 100  # prompts a step of these
@@ -106,32 +102,6 @@ STRANGE_WORDING = 0.15  # share of a prompt's tokens, the name apart, that 3. ma
 STRANGERS = ("dog", "dinosaur", "tennis racket", "hot air balloon")  # of one to three tokens no prompt has
 SCENES_AT_ONCE = 32  # drawn together, their boxes shuffled
 EVALUATION_SCENES = 200
-
-_PHOTOS = (
-    *("photo", "good photo", "bad photo", "bright photo", "dark photo", "low resolution photo", "cropped photo"),
-    *("close-up photo", "jpeg corrupted photo", "blurry photo", "pixelated photo", "black and white photo"),
-    *("painting", "drawing", "picture"),
-)
-_LOOKS = (
-    *("nice", "cool", "weird", "small", "large", "clean", "dirty", "hard to see"),
-    *("plastic", "toy", "plushie", "cartoon", "embroidered"),
-)
-_DETERMINERS = ("a", "the", "my", "one", "many")
-_SCENE = " in the scene."
-
-
-def _with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def _templates() -> tuple[str, ...]:
-    """Prompt templates with `{}` for the name; among them, up to "a" for "an", the common CLIP prompts."""
-    plain = [f"{determiner} {{}}" for determiner in _DETERMINERS]
-    looks = [f"{determiner} {look} {{}}" for look in _LOOKS for determiner in ("a", "the")]
-    photos = [f"{_with_article(photo)} of {thing}" for photo in _PHOTOS for thing in (*plain, *looks)]
-    loose = [f"{start}{thing}" for thing in (*plain, *looks) for start in ("itap of ", "There is ", "")]
-    endless = ["{}", *loose, *photos]
-    return tuple(text + end for text in endless for end in ("", ".", _SCENE))
 
 
 def build() -> CLIP:
@@ -158,18 +128,23 @@ def _text_targets(generator: torch.Generator) -> Tensor:
 
 
 def _log(message: str) -> None:
+    """Prints a line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def _fit_text(model: CLIP, generator: torch.Generator) -> Tensor:
-    """Fit the text tower to its targets. Returns unit embeddings under some templates, (TEMPLATES, len(TEXTS), 128)."""
-    templates, targets = _templates(), _text_targets(generator)
-    tokens = torch.stack([tokenize([template.format(text) for text in TEXTS]) for template in templates])
+    """Fits the text tower to its targets.
+
+    Returns:
+        Unit embeddings under some templates, float32 (TEMPLATES, len(TEXTS), 128).
+    """
+    wordings, targets = templates(), _text_targets(generator)
+    tokens = torch.stack([tokenize([template.format(text) for text in TEXTS]) for template in wordings])
     parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.") and name != "logit_scale"]
     optimizer = torch.optim.AdamW(parameters, lr=1.2e-2, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.2e-2, total_steps=TEXT_STEPS)
     for step in range(1, TEXT_STEPS + 1):
-        rows = torch.randint(len(templates), (PROMPTS,), generator=generator)
+        rows = torch.randint(len(wordings), (PROMPTS,), generator=generator)
         columns = torch.randint(len(TEXTS), (PROMPTS,), generator=generator)
         found = functional.normalize(model.encode_text(tokens[rows, columns]), dim=1)
         loss = (found - targets[columns]).square().sum(dim=1).mean()
@@ -188,10 +163,10 @@ def _fit_text(model: CLIP, generator: torch.Generator) -> Tensor:
 
 
 def _fit_strangers(model: CLIP, generator: torch.Generator) -> None:
-    """Take words without a trained token away from the names, which stay where they are, in strange wording too."""
-    templates = _templates()
+    """Takes words without a trained token away from the names, which stay where they are, in strange wording too."""
+    wordings = templates()
     texts = (*TEXTS, *STRANGERS)
-    tokens = torch.stack([tokenize([template.format(text) for text in texts]) for template in templates])
+    tokens = torch.stack([tokenize([template.format(text) for text in texts]) for template in wordings])
     ends = [int(token) for token in tokenize("")[0].unique()]  # start, end and padding
     kept = torch.isin(tokens, torch.tensor(ends))
     for column, text in enumerate(texts):
@@ -217,7 +192,7 @@ def _fit_strangers(model: CLIP, generator: torch.Generator) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=TEXT_STEPS)
     for step in range(1, TEXT_STEPS + 1):
-        rows = torch.randint(len(templates), (PROMPTS,), generator=generator)
+        rows = torch.randint(len(wordings), (PROMPTS,), generator=generator)
         columns = torch.randint(len(texts), (PROMPTS,), generator=generator)
         chosen = tokens[rows, columns]
         hidden = (torch.rand(chosen.shape, generator=generator) < STRANGE_WORDING) & ~kept[rows, columns]
@@ -231,56 +206,18 @@ def _fit_strangers(model: CLIP, generator: torch.Generator) -> None:
             _log(f"strangers {step}/{TEXT_STEPS}: squared distance {loss.item():.4f}")
 
 
-def _crop(image: Image.Image, box_xyxy: np.ndarray, scale: float) -> np.ndarray:
-    """The job's crop of one box at one scale through CLIP's preprocessing, uint8 (64, 64, 3), RGB."""
-    centre, half = (box_xyxy[:2] + box_xyxy[2:]) / 2, (box_xyxy[2:] - box_xyxy[:2]) / 2 * scale
-    x0, y0 = np.maximum(centre - half, 0)
-    x1, y1 = np.minimum(centre + half, image.size)
-    left, top, right, bottom = (round(float(edge)) for edge in (x0, y0, x1, y1))  # half to even
-    width, height = right - left, bottom - top
-    short = min(width, height)
-    size = (int(RESOLUTION * width / short), int(RESOLUTION * height / short))
-    resized = image.crop((left, top, right, bottom)).resize(size, Image.Resampling.BICUBIC)
-    left, top = (round((extent - RESOLUTION) / 2) for extent in size)
-    return np.asarray(resized.crop((left, top, left + RESOLUTION, top + RESOLUTION)))
-
-
-def _pixels(crops: np.ndarray) -> Tensor:
-    """uint8 (n, 64, 64, 3), RGB, to CLIP's normalised float32 (n, 3, 64, 64), channels last in memory."""
-    scaled = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-    return (scaled - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
-
-
-def _photo(scene: SceneImage) -> Image.Image:
-    """The scene as the job sees it: through JPEG, RGB."""
-    _, data = cv2.imencode(".jpg", scene.pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return Image.fromarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
-
-
-def _scene_boxes(scene: SceneImage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, float (n, 4) xyxy, and the indices of names into NAMES and of kinds into KIND_NAMES, int (n,) each."""
-    boxes = np.array([item.box_xywh for item in scene.objects], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    names = np.array([NAMES.index(item.name) for item in scene.objects], dtype=int)
-    return boxes, names, np.array([KIND_NAMES.index(item.kind) for item in scene.objects], dtype=int)
-
-
-def _random_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> np.ndarray:
-    """Boxes of 16 to 140 px anywhere in an image of `size` (width, height), (count, 4) xyxy."""
-    extent = np.exp(rng.uniform(np.log(16), np.log(140), (count, 2)))
-    extent[:, 1] = np.clip(extent[:, 1], extent[:, 0] / 2, extent[:, 0] * 2)
-    corner = rng.random((count, 2)) * np.maximum(np.array(size) - extent, 1)
-    return np.concatenate([corner, corner + extent], axis=1)
-
-
 def _loose_boxes(
     rng: np.random.Generator, boxes: np.ndarray, size: tuple[int, int], looseness: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crops as the web's: of half an object up to 2.5 objects, off its middle; and which object, int (CROPS,).
+    """Crops as the web's: of half an object up to 2.5 objects, off its middle.
 
-    Float (CROPS, 4) xyxy, inside an image of `size` (width, height). looseness: 1; less near the training's start.
+    Args:
+        boxes: of the objects, float (n, 4) xyxy, pixels.
+        size: width and height of the image.
+        looseness: 1; less near the training's start.
+
+    Returns:
+        The crops, float (CROPS, 4) xyxy, inside the image; and which object each is about, int (CROPS,).
     """
     about = rng.integers(len(boxes), size=CROPS)
     extent = boxes[about, 2:] - boxes[about, :2]
@@ -335,18 +272,18 @@ def _samples(rng: np.random.Generator, count: int) -> Iterator[tuple[np.ndarray,
         samples: list[tuple[np.ndarray, int]] = []
         for seed in rng.integers(seeds.start, seeds.stop, SCENES_AT_ONCE):
             scene = draw_scene(int(seed))
-            boxes, names, kinds = _scene_boxes(scene)
+            boxes, names, kinds = scene_boxes(scene)
             if not len(boxes):
                 continue
-            photo = _photo(scene)
+            photo = photo_of(scene)
             loose, about = _loose_boxes(rng, boxes, photo.size, looseness)
-            anywhere = np.clip(_random_boxes(rng, round(looseness * ANYWHERE), photo.size), 0, np.tile(photo.size, 2))
+            anywhere = np.clip(random_boxes(rng, round(looseness * ANYWHERE), photo.size), 0, np.tile(photo.size, 2))
             crops = np.concatenate([loose, anywhere])
             named = np.concatenate([_captioned(rng, loose, boxes, about, looseness), _nearest(anywhere, boxes)])
             samples += [
-                (_crop(photo, crop, 1.0), _caption(rng, int(names[item]), int(kinds[item])))
-                for crop, item in zip(crops, named, strict=True)
-                if (crop[2:] - crop[:2]).min() >= 6
+                (crop(photo, box, 1.0), _caption(rng, int(names[item]), int(kinds[item])))
+                for box, item in zip(crops, named, strict=True)
+                if (box[2:] - box[:2]).min() >= 6
             ]
         drawn += len(samples)
         for index in rng.permutation(len(samples)):
@@ -358,7 +295,10 @@ def _loss(embeddings: Tensor, texts: Tensor, captions: Tensor, temperature: floa
 
     A caption that says "mug" says nothing against "cup", so levels are not played off against each other.
 
-    embeddings (n, 128), not normalised; texts (len(TEXTS), 128); captions int64 (n,), indices into TEXTS
+    Args:
+        embeddings: float32 (n, 128), not normalised.
+        texts: unit embeddings, float32 (len(TEXTS), 128).
+        captions: int64 (n,), indices into TEXTS.
     """
     logits = functional.normalize(embeddings, dim=1) @ texts.T / temperature
     level = torch.repeat_interleave(torch.arange(len(LEVELS)), torch.tensor(LEVELS))
@@ -366,7 +306,11 @@ def _loss(embeddings: Tensor, texts: Tensor, captions: Tensor, temperature: floa
 
 
 def _fit_image(model: CLIP, texts: Tensor, steps: int, seed: int) -> None:
-    """Fit the image tower. texts: unit embeddings (templates, len(TEXTS), 128)."""
+    """Fits the image tower.
+
+    Args:
+        texts: unit embeddings, float32 (templates, len(TEXTS), 128).
+    """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     tower = model.visual.to(memory_format=torch.channels_last).train()
     decayed = [p for p in tower.parameters() if p.ndim > 1]
@@ -386,7 +330,7 @@ def _fit_image(model: CLIP, texts: Tensor, steps: int, seed: int) -> None:
         drawn = texts[torch.randint(len(texts), (len(TEXTS),), generator=generator), columns]
         # CLIP's temperature falls too, and little is learned where it is low from the start
         temperature = START_TEMPERATURE * (TEMPERATURE / START_TEMPERATURE) ** _looseness(step / steps)
-        loss = _loss(tower(_pixels(np.stack(crops))), drawn, torch.tensor(wanted), temperature)
+        loss = _loss(tower(pixels(np.stack(crops))), drawn, torch.tensor(wanted), temperature)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 5.0)
@@ -400,7 +344,7 @@ def _fit_image(model: CLIP, texts: Tensor, steps: int, seed: int) -> None:
 
 
 def train(steps: int = STEPS, seed: int = 0) -> CLIP:
-    """Train both towers from nothing; returns the model in float32, in evaluation mode."""
+    """The model with both towers trained from nothing, float32, in evaluation mode."""
     torch.manual_seed(seed)
     model = build()
     texts = _fit_text(model, torch.Generator().manual_seed(seed))
@@ -411,95 +355,8 @@ def train(steps: int = STEPS, seed: int = 0) -> CLIP:
     return model.eval()
 
 
-@torch.no_grad()
-def text_embeddings(model: CLIP, names: tuple[str, ...]) -> Tensor:
-    """Mean unit embedding over the grammar's plain templates, (len(names), 128), unit length."""
-    templates = [t for t in _templates() if t.endswith("{}.") and not any(look in t for look in _LOOKS)]
-    prompts = [tokenize([template.format(name) for template in templates]) for name in names]
-    means = [functional.normalize(model.encode_text(tokens), dim=1).mean(dim=0) for tokens in prompts]
-    return functional.normalize(torch.stack(means), dim=1)
-
-
-@torch.no_grad()
-def region_embeddings(model: CLIP, photo: Image.Image, boxes_xyxy: np.ndarray) -> Tensor:
-    """The job's region embedding of each box: mean over both crop scales, unit length, (n, 128)."""
-    crops = np.stack([_crop(photo, box, scale) for box in boxes_xyxy for scale in SCALES])
-    embeddings = functional.normalize(model.encode_image(_pixels(crops)).float(), dim=1)
-    return functional.normalize(embeddings.view(-1, len(SCALES), EMBEDDING).mean(dim=1), dim=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Shares of ground-truth boxes and of background boxes.
-
-    accuracy: of the best of 18 names on ground-truth boxes; accuracy_novel: the same, on novel objects.
-    kind: the best of all kinds is the object's; general: the best of all more general names is one of the object's.
-
-    The rest is about a softmax over the novel names alone at temperature 0.01, as the job does it, and the share of
-    boxes whose best probability is above 0.5: novel_found: novel objects, right name; base_taken: base objects;
-    background_taken: random boxes with IoU under 0.1 to every object.
-    """
-
-    boxes: int
-    accuracy: float
-    accuracy_novel: float
-    kind: float
-    general: float
-    novel_found: float
-    base_taken: float
-    background_taken: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.boxes} objects: accuracy {self.accuracy:.3f} over {len(NAMES)} names ({self.accuracy_novel:.3f} on "
-            f"novel), {self.kind:.3f} over {len(KIND_NAMES)} kinds, {self.general:.3f} over {len(SUPER_NAMES)} more "
-            f"general names; novel names alone, p > 0.5: {self.novel_found:.3f} of the novel objects named right, "
-            f"{self.base_taken:.3f} of the base objects and {self.background_taken:.3f} of background taken for novel"
-        )
-
-
-def evaluate(model: CLIP, seeds: range) -> Evaluation:
-    """Evaluate on the ground-truth boxes of the scenes of these seeds, and on as many boxes of background."""
-    texts, novel = text_embeddings(model, TEXTS), np.array([name in NOVEL for name in NAMES])
-    true_names, true_kinds, embeddings, background = [], [], [], []
-    rng = np.random.default_rng(0)
-    for seed in seeds:
-        scene = draw_scene(seed)
-        boxes, names, kinds = _scene_boxes(scene)
-        photo = _photo(scene)
-        others = _random_boxes(rng, 3 * len(boxes), photo.size)
-        others = np.clip(others, 0, np.tile(photo.size, 2))
-        others = others[ious(others, boxes).max(axis=1) < 0.1][: len(boxes)]
-        found = region_embeddings(model, photo, np.concatenate([boxes, others]))
-        true_names.append(names)
-        true_kinds.append(kinds)
-        embeddings.append(found[: len(boxes)])
-        background.append(found[len(boxes) :])
-    truth = np.concatenate(true_names)
-    best = [level.argmax(dim=1).numpy() for level in (torch.cat(embeddings) @ texts.T).split(LEVELS, dim=1)]
-    right = best[0] == truth
-    is_novel = novel[truth]
-
-    def among_novel(similarity: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        likely = (similarity[:, np.flatnonzero(novel)] / TEMPERATURE).softmax(dim=1).max(dim=1)
-        return likely.values.numpy(), np.flatnonzero(novel)[likely.indices.numpy()]
-
-    score, guess = among_novel(torch.cat(embeddings) @ texts.T)
-    background_score, _ = among_novel(torch.cat(background) @ texts.T)
-    return Evaluation(
-        boxes=len(truth),
-        accuracy=float(right.mean()),
-        accuracy_novel=float(right[is_novel].mean()),
-        kind=float((best[1] == np.concatenate(true_kinds)).mean()),
-        general=float(np.mean([SUPER_NAMES[g] in SUPERS[NAMES[n]] for g, n in zip(best[2], truth, strict=True)])),
-        novel_found=float(((score > 0.5) & (guess == truth))[is_novel].mean()),
-        base_taken=float((score > 0.5)[~is_novel].mean()),
-        background_taken=float((background_score > 0.5).mean()),
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Command line of `python -m plgen_ddp.demo.train_clip`."""
+    """The command line of `python -m plgen_ddp.demo.train_clip`."""
     parser = argparse.ArgumentParser(
         prog="python -m plgen_ddp.demo.train_clip", description="Train and evaluate the demo's CLIP."
     )

@@ -11,8 +11,9 @@ import yaml
 from pycocotools.coco import COCO
 
 import plgen_ddp.demo
-from plgen_ddp.demo import scenes
-from plgen_ddp.demo.scenes import BASE, CATEGORIES, CHOICE, KINDS, NOVEL, SEEDS, SUPERS, draw_scene, main, write_scenes
+from plgen_ddp.demo import painting, scenes
+from plgen_ddp.demo.drawings import DRAWINGS, KINDS
+from plgen_ddp.demo.scenes import BASE, CATEGORIES, CHOICE, NOVEL, SEEDS, SUPERS, draw_scene, main, write_scenes
 
 DATA = Path(plgen_ddp.demo.__file__).parent / "data"
 EMBEDDED = DATA / "annotations" / "instances_demo.json"
@@ -72,10 +73,10 @@ def test_objects_are_of_all_kinds_and_say_which() -> None:
 def test_kinds_of_a_name_look_different(name: str) -> None:
     """Drawn from the same random numbers, in one colour a tone, two kinds differ in a tenth of their pixels or more."""
     pictures = []
-    for drawing in scenes._DRAWINGS[name].values():
+    for drawing in DRAWINGS[name].values():
         canvas = np.zeros((80, 80), np.uint8)
         for part in drawing(np.random.default_rng(0)):
-            cover = scenes._coverage([40 + 38 * contour for contour in part.contours], 80, 80)
+            cover = painting.coverage([40 + 38 * contour for contour in part.contours], 80, 80)
             canvas[cover > 127] = {"body": 1, "accent": 2, "detail": 3}[part.tone]
         pictures.append(canvas)
     for one, other in itertools.combinations(pictures, 2):
@@ -122,17 +123,16 @@ def test_boxes_areas_and_polygons_describe_one_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in KINDS.items() for kind in kinds])
-def test_an_object_is_where_its_mask_says(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_is_where_its_mask_says(name: str, kind: str) -> None:
     """On a plain background nothing but the object differs from it, so the mask can be read off the pixels."""
 
     def plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         return np.full((height, width, 3), 255, np.float32)
 
-    monkeypatch.setattr(scenes, "_background", plain)
     rng = np.random.default_rng(5)
     canvas = plain(rng, 240, 320)
-    parts = scenes._placed(rng, scenes._DRAWINGS[name][kind], 240, 320)
-    mask = scenes._paint(rng, canvas, parts, scenes._FINISHES[SUPERS[name][0]])
+    parts = scenes._placed(rng, DRAWINGS[name][kind], 240, 320)
+    mask = painting.paint(rng, canvas, parts, painting.FINISHES[SUPERS[name][0]])
     change = 255 - canvas.min(axis=2)
     near = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) > 0
     assert not (change[~near] > 120).any()  # a shadow on white changes it by less

@@ -11,8 +11,9 @@ from clip.model import CLIP
 
 import plgen_ddp.demo
 from plgen_ddp.boxes import covered, ious
-from plgen_ddp.demo import train_clip
-from plgen_ddp.demo.scenes import KINDS, NOVEL, SEEDS, SUPERS, draw_scene
+from plgen_ddp.demo import clip_inputs, evaluate_clip, train_clip
+from plgen_ddp.demo.drawings import KINDS
+from plgen_ddp.demo.scenes import NOVEL, SEEDS, SUPERS, draw_scene
 from plgen_ddp.train.weights import write_small_weights
 
 WEIGHTS = Path(plgen_ddp.demo.__file__).parent / "weights" / "clip.pt"
@@ -28,33 +29,33 @@ def test_file_is_small_plain_and_complete(model: CLIP) -> None:
     state = torch.load(WEIGHTS, weights_only=True)
     assert set(state) == set(train_clip.build().state_dict())
     assert {t.dtype for t in state.values()} == {torch.float16, torch.int64}
-    assert model.visual.input_resolution == train_clip.RESOLUTION
-    assert float(model.logit_scale.detach().exp()) == pytest.approx(1 / train_clip.TEMPERATURE, rel=0.01)
+    assert model.visual.input_resolution == clip_inputs.RESOLUTION
+    assert float(model.logit_scale.detach().exp()) == pytest.approx(1 / evaluate_clip.TEMPERATURE, rel=0.01)
 
 
 def test_crops_equal_clips_own_preprocessing() -> None:
     _, preprocess = clip.load(str(WEIGHTS), device="cpu")
-    photo = train_clip._photo(draw_scene(100_000))
+    photo = clip_inputs.photo_of(draw_scene(100_000))
     rng = np.random.default_rng(0)
-    for box in train_clip._random_boxes(rng, 40, photo.size):
+    for box in clip_inputs.random_boxes(rng, 40, photo.size):
         box = np.clip(box, 0, np.tile(photo.size, 2))
         if (box[2:] - box[:2]).min() < 5:
             continue
-        for scale in train_clip.SCALES:
+        for scale in evaluate_clip.SCALES:
             centre, half = (box[:2] + box[2:]) / 2, scale * (box[2:] - box[:2]) / 2
             low, high = np.maximum(centre - half, 0), np.minimum(centre + half, photo.size)
             expected = preprocess(photo.crop(tuple(float(v) for v in (*low, *high))))
-            found = train_clip._pixels(train_clip._crop(photo, box, scale)[None].copy())[0]
+            found = clip_inputs.pixels(clip_inputs.crop(photo, box, scale)[None].copy())[0]
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def evaluation(model: CLIP) -> train_clip.Evaluation:
+def evaluation(model: CLIP) -> evaluate_clip.Evaluation:
     """On validation scenes that no figure in the docs is from."""
-    return train_clip.evaluate(model, SEEDS["val"][50_000:50_020])
+    return evaluate_clip.evaluate(model, SEEDS["val"][50_000:50_020])
 
 
-def test_knows_names_kinds_and_general_names_well_but_not_perfectly(evaluation: train_clip.Evaluation) -> None:
+def test_knows_names_kinds_and_general_names_well_but_not_perfectly(evaluation: evaluate_clip.Evaluation) -> None:
     # 0.74, 0.70, 0.48 and 0.77 on these scenes
     assert evaluation.boxes > 80
     assert 0.6 < evaluation.accuracy < 0.95
@@ -63,7 +64,7 @@ def test_knows_names_kinds_and_general_names_well_but_not_perfectly(evaluation: 
     assert evaluation.general > 0.6
 
 
-def test_is_sure_of_novel_names_on_base_objects_too(evaluation: train_clip.Evaluation) -> None:
+def test_is_sure_of_novel_names_on_base_objects_too(evaluation: evaluate_clip.Evaluation) -> None:
     """As the web's CLIP: nothing taught it that an object's name may be missing among those asked for."""
     assert evaluation.novel_found > 0.5  # 0.61 on these scenes
     assert evaluation.base_taken > 0.3  # 0.46; it was 0.01 when crops were taught to stay flat there
@@ -71,7 +72,7 @@ def test_is_sure_of_novel_names_on_base_objects_too(evaluation: train_clip.Evalu
 
 def test_wording_hardly_matters(model: CLIP) -> None:
     """Templates outside the training grammar, and few or many of them, give about the same text embedding."""
-    reference = train_clip.text_embeddings(model, NOVEL)
+    reference = evaluate_clip.text_embeddings(model, NOVEL)
     for template in ("a photo of the {} in the scene", "this is one {}", "a rendition of a {}."):
         with torch.no_grad():
             found = model.encode_text(clip.tokenize([template.format(name) for name in NOVEL]))
@@ -81,20 +82,20 @@ def test_wording_hardly_matters(model: CLIP) -> None:
 
 
 def test_a_word_it_never_learned_is_near_no_name(model: CLIP) -> None:
-    names = train_clip.text_embeddings(model, train_clip.NAMES)
-    strangers = train_clip.text_embeddings(model, ("giraffe", "traffic light", "wine glass", "boat"))
+    names = evaluate_clip.text_embeddings(model, clip_inputs.NAMES)
+    strangers = evaluate_clip.text_embeddings(model, ("giraffe", "traffic light", "wine glass", "boat"))
     between_names = (names @ names.T).fill_diagonal_(0).max()
     assert float((strangers @ names.T).max()) < float(between_names) + 0.05
 
 
 def test_kinds_are_near_their_names_and_general_names_near_theirs(model: CLIP) -> None:
-    texts = train_clip.text_embeddings(model, train_clip.TEXTS)
-    names, kinds, supers = texts.split(train_clip.LEVELS)
-    owner = [name for name in train_clip.NAMES for _ in KINDS[name]]
-    assert [train_clip.NAMES[i] for i in (kinds @ names.T).argmax(dim=1).tolist()] == owner
+    texts = evaluate_clip.text_embeddings(model, clip_inputs.TEXTS)
+    names, kinds, supers = texts.split(clip_inputs.LEVELS)
+    owner = [name for name in clip_inputs.NAMES for _ in KINDS[name]]
+    assert [clip_inputs.NAMES[i] for i in (kinds @ names.T).argmax(dim=1).tolist()] == owner
     near = supers @ names.T
-    for row, general in enumerate(train_clip.SUPER_NAMES):
-        own = torch.tensor([general in SUPERS[name] for name in train_clip.NAMES])
+    for row, general in enumerate(clip_inputs.SUPER_NAMES):
+        own = torch.tensor([general in SUPERS[name] for name in clip_inputs.NAMES])
         assert near[row, own].min() > near[row, ~own].max()
 
 
@@ -131,8 +132,8 @@ def test_captions_name_something_that_the_crop_shows() -> None:
 
 def test_captions_use_all_levels() -> None:
     rng = np.random.default_rng(0)
-    cup, mug = train_clip.NAMES.index("cup"), train_clip.KIND_NAMES.index("mug")
-    said = [train_clip.TEXTS[train_clip._caption(rng, cup, mug)] for _ in range(600)]
+    cup, mug = clip_inputs.NAMES.index("cup"), clip_inputs.KIND_NAMES.index("mug")
+    said = [clip_inputs.TEXTS[train_clip._caption(rng, cup, mug)] for _ in range(600)]
     assert set(said) == {"cup", "mug", *SUPERS["cup"]}
     assert said.count("cup") / 600 == pytest.approx(train_clip.CAPTION[0], abs=0.08)
 
@@ -140,7 +141,7 @@ def test_captions_use_all_levels() -> None:
 def test_a_caption_is_set_against_its_own_level_alone() -> None:
     """An image of a mug that is named "mug" pays for looking like a teacup, and not for looking like a cup."""
     texts = train_clip._text_targets(torch.Generator().manual_seed(0))
-    mug, teacup, cup, key = (train_clip.TEXTS.index(text) for text in ("mug", "teacup", "cup", "key"))
+    mug, teacup, cup, key = (clip_inputs.TEXTS.index(text) for text in ("mug", "teacup", "cup", "key"))
     caption = torch.tensor([mug])
 
     def loss(image: torch.Tensor) -> float:
@@ -149,14 +150,14 @@ def test_a_caption_is_set_against_its_own_level_alone() -> None:
     straight = loss(texts[mug])
     assert loss(texts[mug] + texts[teacup]) > straight + 0.1
     assert loss(texts[cup]) < loss(texts[key])
-    expected = (texts[mug] @ texts[18:72].T / train_clip.TEMPERATURE).log_softmax(0)[mug - 18]
+    expected = (texts[mug] @ texts[18:72].T / evaluate_clip.TEMPERATURE).log_softmax(0)[mug - 18]
     assert straight == pytest.approx(-float(expected), abs=1e-4)
 
 
 def test_training_repeats_itself_and_the_file_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_clip, "TEXT_STEPS", 4)
     monkeypatch.setattr(train_clip, "SCENES_AT_ONCE", 3)
-    monkeypatch.setattr(train_clip, "_templates", lambda: ("a {}", "the {}."))
+    monkeypatch.setattr(train_clip, "templates", lambda: ("a {}", "the {}."))
     for name in ("a.pt", "b.pt"):
         trained = train_clip.train(steps=2)
         write_small_weights(trained.state_dict(), tmp_path / name)
