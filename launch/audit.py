@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import failed_status, one_line_errors, print_audit
+from plgen_ddp.console import failed_status, one_line_errors
 from plgen_ddp.label.audit import audit_files
+from plgen_ddp.summaries import print_audit
 
 
 def main(words: Sequence[str] | None = None) -> int:

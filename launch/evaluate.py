@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plgen_ddp.command_line import command_line
-from plgen_ddp.console import one_line_errors, print_evaluation
+from plgen_ddp.console import one_line_errors
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.files import check_output, write_atomically
+from plgen_ddp.summaries import print_evaluation
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from plgen_ddp.command_line import command_line
 from plgen_ddp.config import load_config
-from plgen_ddp.console import one_line_errors, print_import
+from plgen_ddp.console import one_line_errors
 from plgen_ddp.label.import_scores import IMPORT_REQUIRES, import_scores
+from plgen_ddp.summaries import print_import
 
 
 def main(words: Sequence[str] | None = None) -> int:

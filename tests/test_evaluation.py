@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from plgen_ddp.console import print_evaluation
 from plgen_ddp.errors import UserError
 from plgen_ddp.evaluation import evaluate
+from plgen_ddp.summaries import print_evaluation
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "bus"}]
 TRUTHS = [  # (image, category, box): one cat an image, dogs on the first two

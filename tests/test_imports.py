@@ -62,7 +62,7 @@ IMPORTERS = {
 # What stage 2 is made of: no torch, no GPU.
 LABELLING = [
     *(f"plgen_ddp.{name}" for name in ("records", "files", "errors", "config", "console", "coco", "image_files")),
-    *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality", "ranked_labels")),
+    *(f"plgen_ddp.{name}" for name in ("boxes", "store", "evaluation", "label_quality", "ranked_labels", "summaries")),
     *(f"plgen_ddp.{name}" for name in ("coco_boxes", "box_recall", "published", "export", "figures")),
     *(f"plgen_ddp.label.{path.stem}" for path in sorted((PACKAGE / "label").glob("*.py")) if path.stem != "__init__"),
     *(f"plgen_ddp.notebook.{name}" for name in ("search", "tables", "opened_store")),

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from plgen_ddp.coco_boxes import read_ground_truth
 from plgen_ddp.config import Config
-from plgen_ddp.console import print_labels, print_line
+from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output
 from plgen_ddp.label.job import label_store
 from plgen_ddp.label.plan import plan_labelling
 from plgen_ddp.options import given
+from plgen_ddp.summaries import print_labels
 
 
 def check_report(config: Config) -> None:

@@ -1,8 +1,8 @@
 """Stage 1 on all ranks together: they load the models, share the units of work, and fill one store."""
 
 from plgen_ddp.config import Config
-from plgen_ddp.console import Progress, print_scoring
 from plgen_ddp.device import prepare_device
+from plgen_ddp.progress import Progress
 from plgen_ddp.run_lock import RunLock
 from plgen_ddp.score.dealing import deal_units
 from plgen_ddp.score.job import (
@@ -15,6 +15,7 @@ from plgen_ddp.score.job import (
     score_units,
 )
 from plgen_ddp.stopping import finishing_batches
+from plgen_ddp.summaries import print_scoring
 from plgen_ddp.world import World
 
 
