@@ -3,7 +3,8 @@
 The lock is a file that appears whole (a hard link to a temporary one, as NFS does it atomically too) and says who holds
 it. Its holder renews the file's time every few seconds. Another job that finds it looks, on the same machine, whether
 the holder's process lives; a holder on another machine is dead when the file's time does not move for three quarters of
-a minute. Times are compared with each other, all of the file system's clock.
+a minute. Times are compared with each other, all of the file system's clock. `holder_of`, which only informs, compares
+with this machine's.
 
 The ranks that torchrun starts again, and those of a requeued job, find the lock of their dead predecessors.
 """

@@ -42,10 +42,6 @@ class Vocabulary:
     supers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     subs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def words(self) -> list[tuple[str, ...]]:
-        """What stands in the prompts of each scored name: the novel ones, then the distractors."""
-        return [self.words_of(name) for name in (*self.novel, *self.distractors)]
-
     def words_of(self, name: str) -> tuple[str, ...]:
         """What stands in the prompts of a name."""
         return self.aliases.get(name, (name,))
