@@ -62,7 +62,7 @@ def temporary_beside(path: Path) -> Path:
 def remove_left_over(folder: Path) -> None:
     """Removes the temporary files in a folder whose writers were killed; those of writers at work stay.
 
-    On this host the writer's process tells. A file of another host is left over a day after its last change.
+    A file of this host is left over when its writer's process has ended, any other a day after its last change.
     """
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):  # its writer has just given it its name
