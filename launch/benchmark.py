@@ -122,7 +122,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         type=numbers,
         default=(),
         metavar="LIST",
-        help="with --label: the first of them also with so many novel names",
+        help="with --label: the first of them also with these numbers of novel names",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures there")
     parser.add_argument(

@@ -8,8 +8,7 @@
     python launch/score.py ... --label-only        only the labels, from the store (as launch/label.py)
 
 The same command again goes on where it was stopped, also on another number of GPUs. SIGTERM and SIGUSR1 let each rank
-finish its batch; a second one ends it at once. Each rank keeps a log in
-`run.output`/log/rank-N.txt.
+finish its batch; a second one ends it at once. Each rank keeps a log in `run.output`/log/rank-N.txt.
 """
 
 import argparse

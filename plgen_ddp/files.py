@@ -66,7 +66,7 @@ def temporary_beside(path: Path) -> Path:
 def remove_left_over(folder: Path, name: str = "") -> None:
     """Removes the temporary files in a folder whose writers were killed; those of writers at work stay.
 
-    On this host it is known which processes live. A file of another host is left over a day after its last change.
+    A file of this host is left over when its writer's process has ended, any other a day after its last change.
 
     Args:
         name: only those that were to become the file of this name.

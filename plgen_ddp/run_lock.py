@@ -1,4 +1,4 @@
-"""One job at a time writes into a run's folder: `<run.output>/scoring.lock`, which a dead job's does not block.
+"""One job at a time writes into a run's folder: `<run.output>/scoring.lock`. A dead job's lock does not block.
 
 The lock is a file that appears whole (a hard link to a temporary one, as NFS does it atomically too) and says who holds
 it. Its holder renews the file's time every few seconds. Another job that finds it looks, on the same machine, whether

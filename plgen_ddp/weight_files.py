@@ -275,7 +275,7 @@ def _scalar(described: _DType, raw: bytes | str) -> Any:
     return np.frombuffer(data, described.dtype)[0].item()
 
 
-# What stands for NumPy's names in a pickle. torch builds only objects whose class is among them.
+# What replaces NumPy's names in a pickle. torch builds only objects whose class is among them.
 _NUMPY: dict[str, Any] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,

@@ -54,7 +54,7 @@ def scored(two_rank_run, tmp_path):
             "label.vocabulary, label.templates: too long for the encoder.*'very very",
         ),
         (
-            "label.templates=['" + "x" * 300 + " {}', '" + "a b c d " * 20 + "{}']",
+            "label.templates=['" + "photograph " * 40 + "{}', '" + "a b c d " * 20 + "{}']",
             "label.vocabulary, label.templates: too long for the encoder.*'a b c d",
         ),
         ("label.output=/dev/null/labels.json", "label.output: cannot write into /dev/null"),

@@ -69,7 +69,7 @@ class StorePass:
         Raises:
             UserError: too few base annotations to learn from, or evidence that the store lacks.
         """
-        # One labelling stands for all that score alike: one that looks at base annotations, where any does.
+        # Of those that score alike only one learns: one that looks at base annotations, where any does.
         rules = {one.score_key: one for one in sorted(self.labellings, key=lambda one: one.base is not None)}
         retrieves = [key for key, one in rules.items() if _retrieves(one.rule)]
         for key, nearest in zip(retrieves, self._nearest_boxes([rules[key] for key in retrieves]), strict=True):

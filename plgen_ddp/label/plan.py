@@ -59,7 +59,7 @@ class LabelPlan:
     embedded: list[Category]
 
     def category_words(self) -> list[tuple[str, ...]]:
-        """What stands in the prompts of each category that gets `text_emb`: the words of its label."""
+        """The words in the prompts of each category that gets `text_emb`: those of its label."""
         return [self.vocabulary.words_of(category.name) for category in self.embedded]
 
 

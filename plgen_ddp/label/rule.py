@@ -38,7 +38,7 @@ class NameTable:
     """The text embeddings that a rule looks at, in one matrix.
 
     Attributes:
-        words: what stands in the prompts of each row.
+        words: those in the prompts of each row.
         novel, base, others: how many rows of each there are, in this order; others are distractors and background.
         levels: of the groups that the hierarchy rule scores, (super level, sub level).
     """
@@ -140,7 +140,7 @@ def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], op
 
 @dataclass(frozen=True, slots=True)
 class ScoredBoxes:
-    """The boxes of one image, (n,) each: one name int64, an index into the group's names, and its scores float64."""
+    """The boxes of some images, (n,) each: one name int64, an index into the group's names, and its scores float64."""
 
     name: np.ndarray
     class_score: np.ndarray

@@ -35,7 +35,7 @@ _INSIDE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class NamedBoxes:
-    """One name for each box of an image, and what the name's probability looks like among the others.
+    """One name for each box of some images, and what the name's probability looks like among the others.
 
     Attributes:
         name: int64 (n,), index into the names that were asked for.

@@ -43,7 +43,7 @@ class Vocabulary:
     subs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def words_of(self, name: str) -> tuple[str, ...]:
-        """What stands in the prompts of a name."""
+        """The words in the prompts of a name."""
         return self.aliases.get(name, (name,))
 
     def of_json(self, coco: CocoFile, key: str = "label.vocabulary") -> "Vocabulary":
@@ -201,7 +201,7 @@ def _is_template(text: str) -> bool:
 
 
 def _identities(values: Iterable[Any]) -> set[tuple[bool, Any]]:
-    """What tells the values apart; JSON's true is not 1. Lists and objects are never a wanted value."""
+    """The values as keys that compare as in JSON: true is not 1. Lists and objects are never a wanted value."""
     return {(isinstance(value, bool), value) for value in values if isinstance(value, (str, int, float))}
 
 
