@@ -27,7 +27,7 @@ from plgen_ddp.benchmark.label_speed import LabelOptions, LabelReport, measure_l
 from plgen_ddp.benchmark.run import Options, Report, run
 from plgen_ddp.command_line import command_line
 from plgen_ddp.console import one_line_errors, print_text
-from plgen_ddp.files import check_output
+from plgen_ddp.files import check_output, write_atomically
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print_text(report.markdown())
         if arguments.json is not None:
             rows = [asdict(measured) for measured in report.measurements()]
-            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+            write_atomically(arguments.json, [json.dumps(rows, indent=1).encode() + b"\n"])
     return 0
 
 
@@ -122,7 +122,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         type=numbers,
         default=(),
         metavar="LIST",
-        help="with --label: the first of them also with so many novel names",
+        help="with --label: the first of them also with these numbers of novel names",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures there")
     parser.add_argument(

@@ -5,7 +5,7 @@
     python launch/convert_clip.py own.pt --output own.safetensors --allow-torchscript
 
 Scoring takes it with clip.model=ViT-B-32.safetensors. A TorchScript archive runs its code when it is loaded; one that
-is not OpenAI's needs --allow-torchscript. The file says its activation, so that scoring need not be told.
+is not OpenAI's needs --allow-torchscript. The file names its activation, so that scoring needs no option for it.
 """
 
 import sys

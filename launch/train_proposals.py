@@ -22,6 +22,7 @@ from plgen_ddp.starting import interruptible_imports
 with interruptible_imports():
     from plgen_ddp.command_line import command_line
     from plgen_ddp.console import end_with, one_line_errors, print_line, rank_log
+    from plgen_ddp.files import check_output
     from plgen_ddp.options import given, load_structured
     from plgen_ddp.train.checkpoints import open_output
     from plgen_ddp.train.config import TRAINING_REQUIRES, ProposalTrainingConfig
@@ -36,6 +37,8 @@ with interruptible_imports():
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors(resumes=True):
+        if arguments.export is not None:
+            check_output(arguments.export, "--export", {})
         with World.from_env(gradients=True) as world:
             config = world.from_main(
                 lambda: load_structured(

@@ -110,7 +110,7 @@ def boxes_by_image(rows: Iterable[BoxRow], number_of: Mapping[int, int]) -> dict
     """The boxes of each image that has any, in the rows' order; a row without `confidence` scores 1.
 
     Args:
-        number_of: what stands in `ImageBoxes.names` for each category id.
+        number_of: what `ImageBoxes.names` has for each category id.
     """
     kept = list(rows)
     image_ids = np.array([row.image_id for row in kept], np.int64)

@@ -219,8 +219,9 @@ class LabelConfig:
     """The novel names: a YAML file with `novel` and optionally `base`, `distractors`, `aliases`, `supers` and `subs`,
     the name of one in configs/vocabularies, a list of names (`dog,cat`), or such a mapping. In the place of `novel`,
     `novel_where` means all categories with these values: `{novel_where: {frequency: r}}`. Names are written as in the
-    JSON; prompts read `_` as a space and nothing else of `car_(automobile)`, as the recipe does, unless an alias says
-    more. Without `base`, every other category of the JSON is base and keeps its annotations. Labelling needs it."""
+    JSON. Prompts read `_` as a space, as the recipe does, and `/` as "or", which the recipe does not; the rest of
+    `car_(automobile)` stays, unless an alias replaces it. Without `base`, every other category of the JSON is base and
+    keeps its annotations. Labelling needs it."""
 
     add_categories: bool = False
     """Whether novel names that the JSON lacks become new categories of the output, with ids behind the largest. false:
@@ -267,9 +268,9 @@ class LabelConfig:
     """A box is kept where its box score is at least this, from 0 to 1."""
 
     threshold: str = "fixed"
-    """Where score_threshold comes from. fixed: as it stands. f_beta_base: the one with the best F-beta when base names
-    are labelled as if they were novel. precision: the lowest one at which these labels have wanted_precision. density:
-    the one that gives per_image labels an image."""
+    """Where score_threshold comes from. fixed: as it is given. f_beta_base: the one with the best F-beta when base
+    names are labelled as if they were novel. precision: the lowest one at which these labels have wanted_precision.
+    density: the one that gives per_image labels an image."""
 
     f_beta: float = 1.0
     """With threshold f_beta_base: how many times recall counts as much as precision."""
@@ -302,8 +303,8 @@ class LabelConfig:
     text_embeddings: str = "fill"
     """`text_emb` of every category of the output, which VL-PLM's and MarvelOVD's training loaders read: the embedding
     that labels use for its name. fill: for categories without it. replace: for all. none: as the JSON has it. The store
-    keeps embeddings; one new to it costs 0.26 to 0.5 s on a CPU core with ViT-B/32 and 63 templates, so LVIS' 1203
-    names cost 5 to 10 minutes, once."""
+    keeps embeddings; one new to it costs 0.26 to 0.5 s on two cores with ViT-B/32 and 63 templates, so LVIS' 1203 names
+    cost 5 to 10 minutes, once."""
 
     def __post_init__(self) -> None:
         # Below 1e-6 the softmax is a step, and soon no float holds its exponents.

@@ -4,7 +4,6 @@ COCO results, Parquet and CSV hold the pseudo labels. A YOLO folder is a trainin
 """
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from plgen_ddp.coco_boxes import BoxFile, BoxRow, ImageRow, boxes_by_image, read_box_file
 from plgen_ddp.errors import UserError
-from plgen_ddp.files import check_output, write_atomically
+from plgen_ddp.files import check_output, temporary_beside, write_atomically
 
 _TABLE = pa.schema(
     [
@@ -143,7 +142,7 @@ def _yolo(made: BoxFile, images: Mapping[int, ImageRow], names: Mapping[int, str
     whole = [box for box in made.annotations if not box.iscrowd]
     lines = {image_id: list(rows) for image_id, rows in _yolo_lines(whole, images, number_of)}
 
-    partial = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    partial = temporary_beside(output)
     try:
         for image_id, file in files.items():
             target = partial / "labels" / file

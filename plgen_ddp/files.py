@@ -17,6 +17,8 @@ from plgen_ddp.errors import UserError
 
 # A temporary file of another machine, or of a process that lives, is left over when nobody wrote to it for so long.
 _ABANDONED = 24 * 3600.0
+# The names that `temporary_beside` gives.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
 _IRREGULAR = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -48,10 +50,12 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, make_folder: bool =
             os.fsync(file.fileno())
         temporary.replace(path)
         flush_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise
 
 
 def temporary_beside(path: Path) -> Path:
@@ -59,14 +63,18 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-def remove_left_over(folder: Path) -> None:
+def remove_left_over(folder: Path, name: str = "") -> None:
     """Removes the temporary files in a folder whose writers were killed; those of writers at work stay.
 
-    On this host the writer's process tells. A file of another host is left over a day after its last change.
+    A file of this host is left over when its writer's process has ended, any other a day after its last change.
+
+    Args:
+        name: only those that were to become the file of this name.
     """
     for path in folder.glob(".*.tmp"):
+        writer = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):  # its writer has just given it its name
-            if _is_left_over(path):
+            if writer and name in ("", writer["name"]) and _is_left_over(path, writer):
                 path.unlink()
 
 
@@ -149,10 +157,8 @@ def _check_regular(found: os.stat_result) -> None:
         raise OSError(errno.EPERM, f"{kind}, not a regular file")
 
 
-def _is_left_over(path: Path) -> bool:
-    words = path.name.removesuffix(".tmp").rsplit(".", 3)
-    writer = re.fullmatch(r"[0-9a-f]{8}", words[-1]) and words[-3] == _host() and words[-2].isdecimal()
-    if writer and not process_exists(int(words[-2])):
+def _is_left_over(path: Path, writer: re.Match[str]) -> bool:
+    if writer["host"] == _host() and not process_exists(int(writer["pid"])):
         return True
     return path.stat().st_mtime < time.time() - _ABANDONED
 

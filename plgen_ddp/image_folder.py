@@ -85,7 +85,8 @@ def write_coco(path: Path, images: Iterable[dict[str, Any]], names: Sequence[str
     Raises:
         UserError: a name twice, an empty one, or the folder cannot be written.
     """
-    if repeated := next((name for name, count in Counter(names).items() if count > 1 or not name.strip()), None):
+    repeated = next((name for name, count in Counter(names).items() if count > 1 or not name.strip()), None)
+    if repeated is not None:
         raise UserError(f"--names: {repeated!r} is given twice, or empty")
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     entries = {"images": list(images), "annotations": [], "categories": categories}

@@ -6,8 +6,9 @@ A region's values are in the order of its boxes. Columns:
     stage, reason   string, null unless the image failed
     boxes_xyxy      list<float32>, four a box, original pixels
     objectness      list<float32>, one a box
-    foreground, last_move, agreement, scale_cosine
+    foreground, last_move, agreement
                     list<float32>, one a box; null where the boxes' source has no such evidence
+    scale_cosine    list<float32>, one a box; null where boxes are cropped at one scale
     embeddings      binary: little-endian float16, `dim` a box
 
 A part of imported scores has no evidence and no embeddings. It has the likeliest name of each box instead, and keeps

@@ -1,7 +1,7 @@
 """What travels between the rooms: one record per thing, NumPy arrays only.
 
 A region has one shape from the encoder through the store to the labels: `Regions`. Boxes have their format in their
-name. Every record is checked when it is built.
+name. `Similarity`, `Regions` and `PseudoLabels` are checked when they are built: values and shapes, no dtypes.
 """
 
 import itertools
@@ -102,8 +102,9 @@ class Regions:
         top_name: int32 (n,): the likeliest name, an index into `FixedVocabulary.names` of the store.
         top_score: float64 (n,), in [0, 1]: the probability of that name.
 
-    The four columns before `failure` (`EVIDENCE`) are None where the source of the boxes has no such evidence. The last
-    two are None but for imported scores, which have no embeddings (d is 0) and whose boxes and objectness are float64.
+    Of the four columns before `failure` (`EVIDENCE`), `scale_cosine` is None where boxes are cropped at one scale, the
+    others where the source of the boxes has no such evidence. The last two are None but for imported scores, which
+    have no evidence, no embeddings (d is 0), and boxes and objectness in float64.
     """
 
     image_id: int

@@ -1,9 +1,10 @@
-"""One job at a time writes into a run's folder: `<run.output>/scoring.lock`, which a dead job's does not block.
+"""One job at a time writes into a run's folder: `<run.output>/scoring.lock`. A dead job's lock does not block.
 
 The lock is a file that appears whole (a hard link to a temporary one, as NFS does it atomically too) and says who holds
 it. Its holder renews the file's time every few seconds. Another job that finds it looks, on the same machine, whether
 the holder's process lives; a holder on another machine is dead when the file's time does not move for three quarters of
-a minute. Times are compared with each other, all of the file system's clock.
+a minute. Times are compared with each other, all of the file system's clock. `holder_of`, which only informs, compares
+with this machine's.
 
 The ranks that torchrun starts again, and those of a requeued job, find the lock of their dead predecessors.
 """

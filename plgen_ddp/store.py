@@ -198,7 +198,10 @@ class RegionStore:
         yield from regions_of(table, dim, imported=imported)
 
     def check_part(self, path: Path) -> bool:
-        """Reads all of a part and compares it with its checksums; whether it has any, as parts have since there are.
+        """Reads all of a part and compares it with its checksums.
+
+        Returns:
+            Whether it has checksums; older parts have none.
 
         Raises:
             UserError: it is not what was written, or of another store.

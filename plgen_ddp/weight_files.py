@@ -26,6 +26,9 @@ from plgen_ddp.files import digest_of, open_regular, url_scheme
 # The first pickle of PyTorch's older format is this number.
 _OLDER_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+_MOST_UNFOLDED = (
+    20  # times an archive's size; compressed float16 weights, as `export_weights` writes them, have 2 to 10
+)
 _LONGEST_CODE = 10_000_000  # bytes of source in an archive of TorchScript; OpenAI's have less than a tenth of it
 _FIX = (
     "save the tensors alone where you trust the file, by torch.save(model.state_dict(), FILE) or "
@@ -120,9 +123,9 @@ class WeightFile:
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         if self.is_torchscript():
             raise ValueError("it is an archive of TorchScript, which holds code; give the state dict of its model")
-        # torch stores tensors as they are. Compressed or overlapping members could unfold to any size.
-        if sum(member.file_size for member in self._members()) > os.fstat(self._file.fileno()).st_size:
-            raise ValueError("it is an archive that unfolds to more than its own size, which torch.save does not write")
+        # Compressed or overlapping members could unfold to any size. torch stores tensors as they are.
+        if sum(member.file_size for member in self._members()) > _MOST_UNFOLDED * os.fstat(self._file.fileno()).st_size:
+            raise ValueError(f"it is an archive that unfolds to more than {_MOST_UNFOLDED} times its size")
         head = self._rewound().read(len(_OLDER_TORCH))
         self._rewound()
         if head.startswith(b"PK") or head == _OLDER_TORCH:
@@ -238,7 +241,7 @@ class _DType:
 
     def __init__(self, name: str, *_: object) -> None:
         name = name.decode() if isinstance(name, bytes) else name
-        if not re.fullmatch(r"[<>|=]?[?bBhHiIlLqQefdiuf][1248]?", name) and name != "b1":
+        if not re.fullmatch(r"[<>|=]?[?bBhHiIlLqQefdu][1248]?", name):
             raise ValueError(f"it holds an array of type {name!r}; only numbers are read")
         self.dtype = np.dtype(name)
 
@@ -272,7 +275,7 @@ def _scalar(described: _DType, raw: bytes | str) -> Any:
     return np.frombuffer(data, described.dtype)[0].item()
 
 
-# What stands for NumPy's names in a pickle. torch builds only objects whose class is among them.
+# What replaces NumPy's names in a pickle. torch builds only objects whose class is among them.
 _NUMPY: dict[str, Any] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,

@@ -1,9 +1,9 @@
 """Which rank this process is, and everything that ranks exchange.
 
-This file is the only importer of torch.distributed, and the only reader of torchrun's environment. The group is Gloo
-and carries small Python objects: a plan from rank 0, a summary from each rank. Everything large goes through files,
-except the gradients of a training, which NCCL carries on GPUs. In a single process every exchange returns its own
-value, so there is one code path.
+This file is the only importer of torch.distributed, and reads torchrun's environment; beside it only `starting.py`
+reads the rank there, before torch is imported. The group is Gloo and carries small Python objects: a plan from rank 0,
+a summary from each rank. Everything large goes through files, except the gradients of a training, which NCCL carries on
+GPUs. In a single process every exchange returns its own value, so there is one code path.
 """
 
 import contextlib
@@ -184,7 +184,7 @@ class _Outcome:
 def _choose_interface() -> None:
     """Names the network interface for Gloo where there are several nodes and the machine's name is a loopback address.
 
-    Gloo would take that address, and tell it the other nodes.
+    Gloo would take that address, and give it to the other nodes.
     """
     several = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]) != os.environ["WORLD_SIZE"]
     if several and "GLOO_SOCKET_IFNAME" not in os.environ and name_is_loopback():

@@ -88,7 +88,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 @pytest.fixture
 def small_dataset(tmp_path: Path) -> Callable[[int], SmallDataset]:
-    """Makes a dataset of the first so many scenes, which the test may damage."""
+    """Makes a dataset of the first `count` scenes, which the test may damage."""
     return lambda count: SmallDataset.copy(tmp_path / "dataset", count)
 
 

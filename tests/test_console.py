@@ -62,7 +62,7 @@ def test_a_mistake_is_one_line_of_bounded_length(capsys):
 
 
 def test_the_log_holds_the_same(tmp_path, monkeypatch):
-    # Only into the file: pytest's own handler keeps a copy, and its workers cannot send one as it stands.
+    # Only into the file: pytest's own handler keeps a copy, and its workers cannot send one unescaped.
     monkeypatch.setattr(logging.getLogger("plgen_ddp"), "handlers", [])
     with pytest.raises(UserError), rank_log(tmp_path):
         print_line(FORGED)

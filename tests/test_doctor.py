@@ -104,6 +104,11 @@ def test_equal_images_and_changed_ones_are_found_by_their_digests(words, dataset
     rows = {row["subject"]: row for row in found(capsys, [*checks, "run.max_failures=9"], 1)}
     assert rows["digests"]["level"] == "warning" and f"{files[0].name} = {files[2].name}" in rows["digests"]["message"]
     assert rows["known digests"]["level"] == "error" and files[2].name in rows["known digests"]["message"]
+    copy = f"{hashlib.sha256(b'another').hexdigest()}  else/where/{files[1].name}\n"
+    known.write_text("".join([*lines, copy]))
+    files[2].write_bytes(files[1].read_bytes())
+    message = {row["subject"]: row for row in found(capsys, [*checks, "run.max_failures=9"], 1)}["known digests"]
+    assert "1 images differ" in message["message"], "a name may have several digests"
     known.write_text("nonsense\n")
     assert "no list of digests" in {row["subject"]: row for row in found(capsys, checks, 1)}["known digests"]["message"]
 

@@ -3,11 +3,12 @@
 import hashlib
 import os
 import stat
+import subprocess
 
 import pytest
 
 from plgen_ddp.errors import UserError
-from plgen_ddp.files import check_output, file_sha256, write_atomically
+from plgen_ddp.files import check_output, file_sha256, remove_left_over, temporary_beside, write_atomically
 
 
 def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
@@ -36,13 +37,35 @@ def test_what_goes_wrong_leaves_the_old_file_and_nothing_else(tmp_path):
         yield b"new"
         raise OSError(28, "No space left on device")
 
+    def interrupted():
+        yield b"new"
+        raise KeyboardInterrupt
+
     with pytest.raises(UserError, match=f"cannot write {path}: No space left on device"):
         write_atomically(path, full())
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, interrupted())
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="cannot write"):
         write_atomically(tmp_path / "folder", [b"x"])
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_of_others(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mine = temporary_beside(tmp_path / "labels.json")
+    dead = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{ended.pid}."))
+    other = dead.with_name(dead.name.replace("labels.json", "more.json"))
+    foreign = tmp_path / ".deadbeef.tmp"
+    for path in (mine, dead, other, foreign):
+        path.touch()
+    os.utime(foreign, (0, 0))
+    remove_left_over(tmp_path, "labels.json")
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other, foreign])
+    remove_left_over(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([mine, foreign])
 
 
 def test_an_output_that_is_an_input_or_cannot_be_written_is_refused(tmp_path):

@@ -211,7 +211,7 @@ CASES = {
     ),
     "an archive that unfolds": (
         lambda a: [f"detector.weights={a.deflated('bomb.pth')}"],
-        "unfolds to more than its own size",
+        "unfolds to more than 20 times its size",
     ),
     "PIXEL_STD 0": (
         lambda a: [f"detector.config={a.config('a.yaml', texts=[('MODEL:', 'MODEL:' + _pixels('[0, 1, 1]'))])}"],

@@ -98,6 +98,9 @@ def test_mistakes_are_one_line(folder, capsys, tmp_path):
     (folder / "a.jpg").write_text("no image")
     assert "none of the 1 images" in refused(capsys, "make_json", [folder, *words])
     photo(folder / "a.jpg")
-    assert "'fish' is given twice" in refused(capsys, "make_json", [folder, *words, "--names", "fish", "fish"])
+    for names in (["fish", "fish"], [""], ["fish", " "]):
+        assert f"{names[-1]!r} is given twice, or empty" in refused(
+            capsys, "make_json", [folder, *words, "--names", *names]
+        )
     assert not (tmp_path / "made.json").exists()
     assert "is a folder" in refused(capsys, "make_json", [folder, "--output", tmp_path])

@@ -53,6 +53,10 @@ def scored(two_rank_run, tmp_path):
             "label.templates=['" + "very " * 80 + "long {}']",
             "label.vocabulary, label.templates: too long for the encoder.*'very very",
         ),
+        (
+            "label.templates=['" + "photograph " * 40 + "{}', '" + "a b c d " * 20 + "{}']",
+            "label.vocabulary, label.templates: too long for the encoder.*'a b c d",
+        ),
         ("label.output=/dev/null/labels.json", "label.output: cannot write into /dev/null"),
         ("label.output=/", "label.output: / is a folder"),
         ("label.output={clip}", "label.output: .* is clip.model"),

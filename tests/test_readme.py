@@ -1,5 +1,6 @@
-"""Every command of the README and of the guides in docs/ runs as it stands there, in the order in which it stands.
+"""Every command of the README and of docs/recipes, models, training and demo runs as written, in the pages' order.
 
+The measurements of docs/speed and scale take too long for a test; tests/notebook runs the command of docs/store.
 The folder in which they run has what the README asks for, in its places: `coco/`, `weights/` and so on. What lies there
 is small: the demo's scenes for COCO, the demo's two models for the real ones, and so its names.
 """
@@ -197,6 +198,18 @@ def test_every_script_is_in_the_table_of_commands():
     text = (REPOSITORY / "README.md").read_text()
     scripts = {path.stem for path in (REPOSITORY / "launch").glob("*.py") if not path.stem.startswith("_")}
     assert {name for name in scripts if f"`launch/{name}.py" not in text} == set()
+
+
+def test_contributing_names_every_module():
+    """By its path, or in the list that its room has in `__init__.py`."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    package = REPOSITORY / "plgen_ddp"
+    modules = [path.relative_to(package) for path in package.rglob("*.py") if not path.stem.startswith("_")]
+    for path in modules:
+        room = package / path.parts[0] / "__init__.py"
+        listed = room.read_text() if room.exists() else ""
+        words = [f"`{Path(part).stem}`" for part in path.parts[1:]]
+        assert f"`{path.as_posix()}`" in text or any(word in listed for word in words), path
 
 
 def test_no_line_is_wider_than_a_screen():

@@ -7,4 +7,7 @@ the rest of plgen_ddp; tests use them too.
 
 `label_speed` does the same for stage 2, on a store from `synthetic_store`, with `reference_labelling` and
 `timed_process` as its processes.
+
+Three more are commands: `scale` measures what very many images cost around the work, `stragglers` simulates ranks of
+unequal speed, `damage` counts which damage of image files is noticed.
 """

@@ -39,7 +39,7 @@ def flipped_bit(data: bytes, chance: np.random.Generator) -> bytes:
 
 
 def zeroed(length: int) -> Damage:
-    """So many bytes are zero, as in a hole of a disk or a transfer."""
+    """`length` bytes in a row are zero, as in a hole of a disk or a transfer."""
 
     def damage(data: bytes, chance: np.random.Generator) -> bytes:
         start = int(chance.integers(max(1, len(data) - length)))
@@ -75,7 +75,7 @@ def try_damages(folder: Path, images: int | None, trials: int, seed: int) -> dic
     """Damages the images of a folder, each `trials` times in every way.
 
     Args:
-        images: only the first so many, in the order of their paths; None: all.
+        images: how many, the first ones in the order of their paths; None: all.
 
     Returns:
         What was found, by the damage's name.

@@ -61,7 +61,7 @@ def reference_proposals(
         cfg: its config.
         image_bgr: uint8 (H, W, 3), BGR.
         refine_steps: how often the box head is applied.
-        refine_first: refine only so many, in RPN order; all of them by default, as the recipe does.
+        refine_first: how many are refined, in RPN order; None: all, as the recipe does.
 
     Returns:
         boxes_xyxy float32 (n, 4), original pixels, not clipped; objectness float32 (n,), descending.
@@ -232,7 +232,7 @@ def reference_evidence(
 def reference_text_embeddings(clip_model: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """One CLIP embedding a name, over all templates: float32 (len(names), d), unit length.
 
-    In a template, `{article}` stands for a or an and `{}` for the name. An underscore in a name is read as a space.
+    In a template, `{article}` becomes a or an and `{}` the name. An underscore in a name is read as a space.
     """
     import clip
 

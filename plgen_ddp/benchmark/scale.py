@@ -47,7 +47,7 @@ class Measured:
 
 
 def draw_json(folder: Path, images: int, images_per_part: int) -> str:
-    """Draws the JSON, and the files that tell the layout of the images."""
+    """Draws the JSON, and files that show the layout of the images."""
     write_synthetic_json(folder / "annotations.json", _NAMES, images)
     files = folder / "images"
     files.mkdir()

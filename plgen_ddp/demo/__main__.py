@@ -24,7 +24,7 @@ OTHER_WORDS = [
     "label.templates=['a photo of {article} {}.', 'a small {}.']",
 ]
 WORLD = """\
-The world is drawn: 48 scenes of 18 names, and a CLIP as blind to an object's ends as the real one. How the rules
+The world is drawn: scenes of 18 names, and a CLIP as blind to an object's ends as the real one. How the rules
 compare on COCO awaits real weights. launch/compare.py makes this table from any store, with --stand-ins also where
 nobody annotated the novel names.
 """
@@ -58,7 +58,7 @@ def main() -> int:
     page = ["--labels", str(labels), "--ground-truth", scenes, "--images", root, "--run", str(output)]
     _run(["-m", REPORT, *page, "--output", str(report)])
     print_text(f"\n{WORLD}")
-    print_line("made: pseudo labels of 48 scenes, by all rules and by other words, a table of the rules, and a report")
+    print_line("made: pseudo labels of the scenes, by all rules and by other words, a table of the rules, and a report")
     print_line(f"where: {labels}, {others.name} and comparison/ beside it; {figures}, {picture}, {report}")
     mine = f"run.output={output} label.vocabulary=heart,fish label.output={output / 'mine.json'}"
     print_line(f"next: open {report} in a browser; python -m {LABEL} --config {BEST} {mine}")

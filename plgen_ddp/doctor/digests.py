@@ -71,13 +71,15 @@ def _same(paths: list[Path], digests: list[str | None]) -> Finding:
 def _compared(paths: list[Path], digests: list[str | None], known: Path) -> Finding:
     try:
         lines = [line.split(maxsplit=1) for line in known.read_text().splitlines() if line.strip()]
-        expected = {Path(name.lstrip("*")).name: digest.lower() for digest, name in lines}
+        expected: dict[str, set[str]] = {}
+        for digest, name in lines:  # a name in several folders has a digest for each
+            expected.setdefault(Path(name.lstrip("*")).name, set()).add(digest.lower())
     except (OSError, ValueError) as error:
         remedy = "make the list with sha256sum"
         return Finding("known digests", "error", f"{known} is no list of digests and names: {error}", remedy)
-    found = {path.name: digest for path, digest in zip(paths, digests, strict=True)}
-    unlike = [name for name, digest in found.items() if name in expected and digest != expected[name]]
-    unknown = [name for name in found if name not in expected]
+    found = [(path.name, digest) for path, digest in zip(paths, digests, strict=True)]
+    unlike = [name for name, digest in found if name in expected and digest not in expected[name]]
+    unknown = [name for name, _ in found if name not in expected]
     if unlike:
         shown = ", ".join(unlike[:_SHOWN])
         return Finding(

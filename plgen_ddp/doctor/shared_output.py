@@ -67,7 +67,7 @@ class Token:
             self.error = f"cannot write into {folder}: {error.strerror}"
 
     def unseen(self, ranks: int, patience: float = _PATIENCE) -> tuple[int, ...]:
-        """The ranks whose files are not here, after so many seconds of patience."""
+        """The ranks whose files are not here after `patience` seconds."""
         deadline = time.monotonic() + patience
         while True:
             unseen = tuple(rank for rank in range(ranks) if not self._path(rank).exists())

@@ -94,7 +94,12 @@ def tokenize(prompts: Sequence[str], context_length: int = 77) -> Tensor:
     try:
         return clip.tokenize(list(prompts), context_length=context_length)
     except RuntimeError:  # its only one
-        raise too_long(max(prompts, key=len), context_length) from None
+        for prompt in prompts:
+            try:
+                clip.tokenize(prompt, context_length=context_length)
+            except RuntimeError:
+                raise too_long(prompt, context_length) from None
+        raise
 
 
 class ClipModel:

@@ -17,7 +17,6 @@ from plgen_ddp.label.rule import Rule
 from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.label.thresholds import ChosenThreshold, best_f_beta, lowest_with_precision
 from plgen_ddp.label.verified import (
-    RIGHT_IOU,
     TAUGHT_IOU,
     Classifier,
     box_features,
@@ -26,7 +25,7 @@ from plgen_ddp.label.verified import (
     stack_features,
     train,
 )
-from plgen_ddp.label_quality import reliability
+from plgen_ddp.label_quality import RIGHT_IOU, reliability
 
 # A learned box score says how likely a box fits an object this well.
 _FITS_IOU = 0.6

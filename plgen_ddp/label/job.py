@@ -12,6 +12,7 @@ import numpy as np
 from plgen_ddp.config import Config
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
+from plgen_ddp.files import remove_left_over
 from plgen_ddp.label.audit import admit, unaudited
 from plgen_ddp.label.box_scores import no_evidence
 from plgen_ddp.label.category_embeddings import print_without
@@ -137,6 +138,7 @@ def write_labels(done: LabelledStore) -> LabelSummary:
     plan = done.labelling.plan
     if done.manifest.vocabulary is not None:
         print_without(plan.embedded)
+    remove_left_over(plan.output.parent, unaudited(plan.output).name)
     everything = len(plan.image_ids) == len(plan.extents)
     base_annotations = plan.coco.write_labelled(
         unaudited(plan.output),

@@ -17,12 +17,13 @@ from threadpoolctl import threadpool_limits
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.base_names import SampledImages, judge_on_base, learn_from_base
+from plgen_ddp.label.class_scores import cosines
 from plgen_ddp.label.labelling import Labelling, labellings_of
 from plgen_ddp.label.labels import kept_boxes_of_images, label_boxes
 from plgen_ddp.label.plan import LabelPlan
 from plgen_ddp.label.reachable import boxes_to_score
 from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, nearest_boxes, train_names
-from plgen_ddp.label.rule import Rule, ScoredBoxes, region_cosines, scores_base_names
+from plgen_ddp.label.rule import Rule, ScoredBoxes, scores_base_names
 from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.manifest import Manifest
 from plgen_ddp.processor import available_cores
@@ -36,8 +37,6 @@ ImageInStore = tuple[Regions, tuple[int, int]]
 
 # About how many images of the store teach a rule about base names.
 _SAMPLE = 4000
-# A part holds no more images.
-_IMAGES_PER_PART = 64
 # Cosines that are scored together, about: 4 MB in float64.
 _COSINES_AT_ONCE = 500_000
 
@@ -70,7 +69,7 @@ class StorePass:
         Raises:
             UserError: too few base annotations to learn from, or evidence that the store lacks.
         """
-        # One labelling stands for all that score alike: one that looks at base annotations, where any does.
+        # Of those that score alike only one learns: one that looks at base annotations, where any does.
         rules = {one.score_key: one for one in sorted(self.labellings, key=lambda one: one.base is not None)}
         retrieves = [key for key, one in rules.items() if _retrieves(one.rule)]
         for key, nearest in zip(retrieves, self._nearest_boxes([rules[key] for key in retrieves]), strict=True):
@@ -139,7 +138,7 @@ class StorePass:
         """Cosines float64 (n, words) of an image's regions with the words of all labellings."""
         if self.manifest.vocabulary is not None:
             return np.empty((len(image.objectness), 0))  # imported scores have named the boxes already
-        return region_cosines(image, self.text_embeddings)
+        return cosines(image.embeddings, self.text_embeddings)
 
     def _samples(self, rules: Sequence[Labelling]) -> list[list[SampledImages]]:
         """A sample of the images that have base annotations, for each of the rules."""
@@ -162,7 +161,7 @@ class StorePass:
 
         samples: list[list[SampledImages]] = [[] for _ in rules]
         # Every `step`-th part first, then those between, until there are enough images.
-        step = max(1, len(self.paths) * _IMAGES_PER_PART // _SAMPLE)
+        step = max(1, len(self.wanted) // _SAMPLE)
         for start in range(step):
             for found in self.pool.map(read, self.paths[start::step]):
                 for sample, images in zip(samples, found, strict=True):
@@ -191,7 +190,7 @@ class StorePass:
 
         found = [nearest_boxes(np.empty((0, count)), np.empty((0, dim), np.float16)) for count in names]
         for part in self.pool.map(of_part, self.paths):
-            found = [merge(before, [more]) for before, more in zip(found, part, strict=True)]
+            found = [merge(before, more) for before, more in zip(found, part, strict=True)]
         return found
 
 

@@ -59,7 +59,7 @@ class LabelPlan:
     embedded: list[Category]
 
     def category_words(self) -> list[tuple[str, ...]]:
-        """What stands in the prompts of each category that gets `text_emb`: the words of its label."""
+        """The words in the prompts of each category that gets `text_emb`: those of its label."""
         return [self.vocabulary.words_of(category.name) for category in self.embedded]
 
 
@@ -143,20 +143,27 @@ def _output(config: Config, coco: CocoFile) -> Path:
         UserError: it cannot be written there, or it is an input.
     """
     output = Path(config.label.output or Path(given(config.run.output), "labels.json"))
-    inputs = {
+    check_output(output, "label.output", {"the JSON to label": coco.path, **labelling_inputs(config)})
+    return output
+
+
+def labelling_inputs(config: Config) -> dict[str, object]:
+    """What a run reads or keeps, by its description: no output may replace any of it. See `check_output`."""
+    return {
         "the region store": store_of(config).folder,
         "the folder of the ranks' logs": Path(given(config.run.output), "log"),
-        "the JSON to label": coco.path,
         "data.annotations": config.data.annotations,
+        "label.annotations": config.label.annotations,
         "label.vocabulary": config.label.vocabulary,
         "label.templates": config.label.templates,
         "label.score_threshold": config.label.score_threshold,
         "clip.model": config.clip.model,
+        "clip.weights": config.clip.weights,
+        "clip.tokenizer": config.clip.tokenizer,
         "detector.config": config.detector.config,
         "detector.weights": config.detector.weights,
+        "proposals.source": config.proposals.source,
     }
-    check_output(output, "label.output", inputs)
-    return output
 
 
 def _file_to_label(config: Config) -> CocoFile:

@@ -5,7 +5,6 @@ each name and trains a linear sigmoid classifier on them. Here the negatives of 
 names, base names among them.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +37,15 @@ def nearest_boxes(cosine: np.ndarray, embeddings: np.ndarray) -> NearestBoxes:
     )
 
 
-def merge(first: NearestBoxes, others: Iterable[NearestBoxes]) -> NearestBoxes:
-    """The nearest boxes of all parts; of equally near ones those of the earlier part."""
-    found = first
-    for part in others:
-        found = _merge_two(found, part)
-    return found
+def merge(one: NearestBoxes, other: NearestBoxes) -> NearestBoxes:
+    """The nearest boxes of two parts; of equally near ones those of the first."""
+    cosines, embeddings = [], []
+    for name in range(len(one.cosine)):
+        both = np.concatenate([one.cosine[name], other.cosine[name]])
+        rows = np.argsort(-both, kind="stable")[:NEAREST]
+        cosines.append(both[rows])
+        embeddings.append(np.concatenate([one.embeddings[name], other.embeddings[name]])[rows])
+    return NearestBoxes(tuple(cosines), tuple(embeddings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,3 @@ def train_names(nearest: NearestBoxes) -> NameClassifiers:
         if (owner != name).any():
             weights[name], biases[name] = fit_logistic(rows, owner == name, inverse_penalty=100.0, balanced=True)
     return NameClassifiers(weights, biases)
-
-
-def _merge_two(one: NearestBoxes, other: NearestBoxes) -> NearestBoxes:
-    cosines, embeddings = [], []
-    for name in range(len(one.cosine)):
-        both = np.concatenate([one.cosine[name], other.cosine[name]])
-        rows = np.argsort(-both, kind="stable")[:NEAREST]
-        cosines.append(both[rows])
-        embeddings.append(np.concatenate([one.embeddings[name], other.embeddings[name]])[rows])
-    return NearestBoxes(tuple(cosines), tuple(embeddings))

@@ -38,7 +38,7 @@ class NameTable:
     """The text embeddings that a rule looks at, in one matrix.
 
     Attributes:
-        words: what stands in the prompts of each row.
+        words: those in the prompts of each row.
         novel, base, others: how many rows of each there are, in this order; others are distractors and background.
         levels: of the groups that the hierarchy rule scores, (super level, sub level).
     """
@@ -71,7 +71,7 @@ def name_table(vocabulary: Vocabulary, base_names: Sequence[str], options: Label
     """
 
     def words_of(names: Sequence[str]) -> list[tuple[str, ...]]:
-        return [vocabulary.aliases.get(name, (name,)) for name in names]
+        return [vocabulary.words_of(name) for name in names]
 
     words = words_of(vocabulary.novel)
     base = words_of(base_names) if needs_base_names(options) else []
@@ -140,27 +140,12 @@ def _check_levels(vocabulary: Vocabulary, group: Group, names: Sequence[str], op
 
 @dataclass(frozen=True, slots=True)
 class ScoredBoxes:
-    """The boxes of one image, (n,) each: one name int64, an index into the group's names, and its scores float64."""
+    """The boxes of some images, (n,) each: one name int64, an index into the group's names, and its scores float64."""
 
     name: np.ndarray
     class_score: np.ndarray
     box_score: np.ndarray
     score: np.ndarray
-
-
-def region_cosines(regions: Regions, text_embeddings: np.ndarray) -> np.ndarray:
-    """Cosines float64 (n, words) of an image's regions with words float32 (words, d).
-
-    Raises:
-        UserError: an embedding is not a number, and would be no label without a word.
-    """
-    found = cosines(regions.embeddings, text_embeddings)
-    if not np.isfinite(found).all():
-        raise UserError(
-            f"run.output: an embedding of image {regions.image_id} in the store is NaN; remove the part that holds "
-            "the image and run scoring again"
-        )
-    return found
 
 
 @dataclass(frozen=True)
@@ -190,8 +175,8 @@ class Rule:
             object.__setattr__(self, "similarity", fixed)
 
     def cosines(self, regions: Regions) -> np.ndarray:
-        """Cosines float64 (n, words) of an image's regions with the words of the table; see `region_cosines`."""
-        return region_cosines(regions, self.text_embeddings)
+        """Cosines float64 (n, words) of regions with the words of the table."""
+        return cosines(regions.embeddings, self.text_embeddings)
 
     def score(
         self, regions: Regions, cosine: np.ndarray, extent: tuple[int, int], group: Group = "novel"

@@ -14,7 +14,7 @@ from plgen_ddp.label.plan import LABELLING_REQUIRES
 from plgen_ddp.options import options_of
 
 MOST = 2000
-"""Settings of a sweep."""
+"""The most settings of one sweep."""
 
 _FIXED = ("label.annotations", "label.allow_partial", "label.output")
 _NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d{1,3})?"

@@ -83,7 +83,10 @@ class TextEmbeddings:
             for done, (key, names) in enumerate(_shown(list(new.items())), 1):
                 # One call a name: a name's embedding must not depend, in its last bits, on its neighbours.
                 mean = np.asarray(encode(prompts(names, self._templates)), np.float32).mean(axis=0)
-                self._known[key] = mean / np.linalg.norm(mean)
+                length = float(np.linalg.norm(mean))
+                if not 0 < length < np.inf:
+                    raise UserError(f"clip.model: its embedding of the prompts of {names[0]!r} is no direction")
+                self._known[key] = mean / length
                 if done % _NAMES_PER_SAVE == 0 or done == len(new):
                     self._save()
         return np.stack([self._known[key] for key in keys])

@@ -23,11 +23,9 @@ from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.records import EVIDENCE, Regions
 
 FOLDS = 5
-RIGHT_IOU = 0.5
-"""A label is right where an annotation of its name overlaps it by this IoU: what thresholds are chosen by."""
 TAUGHT_IOU = 0.6
-"""Verified is taught a stricter IoU than that: it then prefers the box that fits best, and what it says errs on the
-careful side."""
+"""Verified is taught a stricter IoU than that of a right label: it then prefers the box that fits best, and it errs on
+the careful side."""
 LIKELY = 0.1
 """A box whose likeliest name has a smaller share of the probability of all names is not asked about: it scores 0."""
 # Two boxes look at the same object from this IoU on; one box lies in another from this share of its area on.
@@ -37,7 +35,7 @@ _INSIDE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class NamedBoxes:
-    """One name for each box of an image, and what the name's probability looks like among the others.
+    """One name for each box of some images, and what the name's probability looks like among the others.
 
     Attributes:
         name: int64 (n,), index into the names that were asked for.

@@ -42,12 +42,8 @@ class Vocabulary:
     supers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     subs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def words(self) -> list[tuple[str, ...]]:
-        """What stands in the prompts of each scored name: the novel ones, then the distractors."""
-        return [self.words_of(name) for name in (*self.novel, *self.distractors)]
-
     def words_of(self, name: str) -> tuple[str, ...]:
-        """What stands in the prompts of a name."""
+        """The words in the prompts of a name."""
         return self.aliases.get(name, (name,))
 
     def of_json(self, coco: CocoFile, key: str = "label.vocabulary") -> "Vocabulary":
@@ -205,7 +201,7 @@ def _is_template(text: str) -> bool:
 
 
 def _identities(values: Iterable[Any]) -> set[tuple[bool, Any]]:
-    """What tells the values apart; JSON's true is not 1. Lists and objects are never a wanted value."""
+    """The values as keys that compare as in JSON: true is not 1. Lists and objects are never a wanted value."""
     return {(isinstance(value, bool), value) for value in values if isinstance(value, (str, int, float))}
 
 

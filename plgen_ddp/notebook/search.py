@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from plgen_ddp.label.class_scores import cosines
 from plgen_ddp.label.labels import nms
-from plgen_ddp.label.rule import region_cosines
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import concatenated
 from plgen_ddp.store import RegionStore
@@ -87,7 +87,7 @@ def _boxes_of_part(store: RegionStore, path: Path, text_embedding: np.ndarray) -
                     np.full(boxes, image.image_id, np.int64),
                     np.arange(boxes),
                     image.boxes_xyxy.astype(np.float64),
-                    region_cosines(image, text_embedding[None])[:, 0],
+                    cosines(image.embeddings, text_embedding[None])[:, 0],
                     image.objectness.astype(np.float64),
                 )
             )

@@ -8,7 +8,7 @@ from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output
 from plgen_ddp.label.job import label_store
-from plgen_ddp.label.plan import plan_labelling
+from plgen_ddp.label.plan import labelling_inputs, plan_labelling
 from plgen_ddp.options import given
 from plgen_ddp.summaries import print_labels
 
@@ -21,13 +21,8 @@ def check_report(config: Config) -> None:
     """
     if not config.report.write:
         return
-    inputs = {
-        "data.annotations": config.data.annotations,
-        "label.annotations": config.label.annotations,
-        "label.output": _labels(config),
-        "report.ground_truth": config.report.ground_truth,
-    }
-    check_output(_output(config), "report.output", inputs)
+    inputs = {"label.output": _labels(config), "report.ground_truth": config.report.ground_truth}
+    check_output(_output(config), "report.output", labelling_inputs(config) | inputs)
     if config.report.ground_truth is not None:
         read_ground_truth(Path(config.report.ground_truth))
     if config.data.image_root is not None and not Path(config.data.image_root).is_dir():
@@ -41,7 +36,10 @@ def label_and_report(config: Config) -> None:
         UserError: what `check_report`, `label_store` and `write_report` raise.
     """
     check_report(config)
-    print_labels(label_store(plan_labelling(config)))
+    plan = plan_labelling(config)
+    if config.report.write:
+        check_output(_output(config), "report.output", {"the JSON to label": plan.coco.path})
+    print_labels(label_store(plan))
     if not config.report.write:
         return
     from plgen_ddp.report.page import write_report  # brings matplotlib, which no other labelling needs

@@ -1,4 +1,4 @@
-"""Precision against recall, and F1 against the threshold, as one picture. The only file that knows matplotlib."""
+"""Precision against recall, and F1 against the threshold, as one picture. `frames` draws the report's own plots."""
 
 import io
 from collections.abc import Sequence

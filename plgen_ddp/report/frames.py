@@ -50,7 +50,7 @@ def bar_frame(key: str, labels: Sequence[str], x: str, *, every: int = 1, marker
 
     Args:
         labels: of the bars.
-        every: label each of so many bars.
+        every: label every bar (1), every second one (2), ...
         marker: whether there is a line `KEY-m` at the left end of the first bar, to be moved to the threshold.
     """
     figure, axes = _axes(height=200, left=58, bottom=46)

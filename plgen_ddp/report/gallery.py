@@ -171,7 +171,7 @@ def read_thumbnails(images: Sequence[Image], root: Path, annotations: Path) -> d
     try:
         index = index_images(images, str(root), annotations, follow_links=_RULES.follow_links)
     except UserError as error:
-        raise UserError(str(error).replace("data.image_root", "--images")) from None
+        raise UserError(str(error).replace("data.image_root", "--images (data.image_root)")) from None
     found = {}
     for place, image_id in enumerate(index.image_ids.tolist()):
         try:

@@ -17,7 +17,7 @@ def threshold_in_words(labels: LabelFile) -> str:
         return "The file does not say at which threshold they were kept."
     wanted = labels.recorded("label", "per_image")
     how = {
-        "fixed": "as it stands in the config (label.threshold=fixed)",
+        "fixed": "as the config gives it (label.threshold=fixed)",
         "f_beta_base": "the threshold with the best F-beta on base names (label.threshold=f_beta_base)",
         "precision": "the lowest threshold at which enough labels of base names are right (label.threshold=precision)",
         "density": f"the threshold that gives {wanted} labels an image (label.threshold=density)",

@@ -70,7 +70,7 @@ def _stored_size(data: bytes) -> tuple[int, int] | None:
     for matches, size in ((is_jpeg, jpeg_size), (is_png, png_size), (is_tiff, tiff_size)):
         if matches(data):
             return size(data)
-    # Both only where the user allows so many pixels.
+    # Both only where the user allows this number of pixels.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:

@@ -80,7 +80,7 @@ def read_dataset(config: Config) -> ScoringData:
 
     Raises:
         UserError: a missing file, a JSON that is not COCO, a detector configuration that stage 1 cannot run,
-        a file of boxes for other images.
+            a file of boxes for other images.
     """
     boxes = _box_file(config)
     if boxes is None:
@@ -95,7 +95,7 @@ def read_dataset(config: Config) -> ScoringData:
 
 
 def fetch(config: Config) -> Weights:
-    """The weight files; those given by name or URL are downloaded into a cache."""
+    """The weight files; an encoder given by name is downloaded into a cache."""
     proposals = _box_file(config) or _mask_rcnn().find_weights(given(config.detector.weights))
     return Weights(proposals, fetch_encoder(config.clip))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plgen_ddp.box_recall import recalled
+from plgen_ddp.box_recall import LIMITS, recalled
 from plgen_ddp.config import DetectorConfig
 from plgen_ddp.console import print_line
 from plgen_ddp.image_rules import DEFAULT_RULES, ImageRules
@@ -17,9 +17,6 @@ from plgen_ddp.score.mask_rcnn import MaskRcnn, with_rpn_options
 from plgen_ddp.train.config import RecallConfig
 from plgen_ddp.train.data import GroundTruth
 from plgen_ddp.world import World
-
-LIMITS = (10, 50, 100)
-"""Recall is counted with this number of an image's first proposals."""
 
 IOUS = (0.5, 0.75)
 """IoUs from which a proposal finds an object."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from plgen_ddp.files import write_atomically
 from plgen_ddp.weight_files import WeightFile
 
 # float16's smallest normal number: rows below it would lose their bits anyway.
@@ -28,13 +29,14 @@ def write_small_weights(state: Mapping[str, Tensor], path: Path) -> None:
     """
     plain = io.BytesIO()
     torch.save({name: _rounded(value.detach()) for name, value in state.items()}, plain)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w") as target:
+    small = io.BytesIO()
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(small, "w") as target:
         for item in source.infolist():
             # A fixed date: the same weights give the same bytes.
             entry = zipfile.ZipInfo(item.filename, date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(entry, source.read(item), compresslevel=9)
+    write_atomically(path, [small.getvalue()])
 
 
 def _rounded(value: Tensor) -> Tensor:

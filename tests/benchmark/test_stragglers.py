@@ -1,6 +1,7 @@
-"""The simulation of unequal ranks: what it finds is what README and CHANGELOG say."""
+"""The simulation of unequal ranks: what it finds is what the README says."""
 
 import pytest
+from commands import REPOSITORY
 
 from plgen_ddp.benchmark.stragglers import SCHEMES, main, simulate, situations
 
@@ -14,6 +15,13 @@ def test_no_unit_is_done_twice_and_little_time_is_lost(name):
         outcome = simulate(UNITS, speeds, scheme)
         assert sorted(number for taken in outcome.taken for number in taken) == list(range(UNITS))
     assert simulate(UNITS, speeds, SCHEMES["helping"]).lost < 0.05
+
+
+def test_the_readme_has_the_figures_of_the_simulation():
+    speeds = situations(RANKS, UNITS)["one rank at half speed"]
+    turn, job = (100 * simulate(UNITS, speeds, SCHEMES[name]).lost for name in ("in turn", "helping"))
+    found = f"a rank at half speed among eight costs {job:.1f} % instead of {turn:.1f} %"
+    assert found in " ".join((REPOSITORY / "README.md").read_text().split())
 
 
 def test_ranks_of_equal_speed_keep_to_their_shares():

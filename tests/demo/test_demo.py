@@ -91,6 +91,12 @@ def test_a_labelling_ends_with_a_report_where_it_is_asked_for(demo_run, tmp_path
     (tmp_path / "report.html").unlink()
     wrong = ["report.write=true", f"report.output={tmp_path / 'labels.json'}"]
     assert "is label.output" in refused(capsys, "label", [*words, *wrong])
+    wrong[1] = f"report.output={output / 'store' / 'manifest.json'}"
+    assert "lies in the region store" in refused(capsys, "label", [*words, *wrong])
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text("[]")
+    wrong = [f"proposals.source={boxes}", f"label.output={boxes}"]
+    assert "is proposals.source" in refused(capsys, "label", [*words, *wrong])
     call("label", *words)
     assert not (tmp_path / "report.html").exists()
 

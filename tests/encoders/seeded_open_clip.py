@@ -61,7 +61,7 @@ def _write(folder: Path, config: dict[str, Any], preprocessing: dict[str, Any]) 
         torch.manual_seed(0)
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
         for name, parameter in model.named_parameters():
-            # Weights that tell inputs apart: norms and biases that are not just ones and zeros, a strong input.
+            # Unlike inputs get unlike outputs: norms and biases that are not just ones and zeros, a strong input.
             if parameter.ndim == 1:
                 parameter.data += 0.3 * torch.randn_like(parameter)
             elif "patch_embed" in name or "conv1" in name or "embedding" in name:

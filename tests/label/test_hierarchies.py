@@ -1,4 +1,4 @@
-"""The packaged hierarchies: enough words for each name, and no word that could stand for another name."""
+"""The packaged hierarchies: enough words for each name, and no word that could mean another name."""
 
 import re
 from collections import Counter

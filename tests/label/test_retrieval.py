@@ -1,5 +1,6 @@
 """The boxes of a whole store that are nearest to each name, and the classifiers that they train."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -20,7 +21,7 @@ def test_parts_merge_to_the_nearest_of_the_whole(seed, sizes):
     cosine, embeddings = store_like(seed, sum(sizes))
     ends = np.cumsum([0, *sizes])
     parts = [nearest_boxes(cosine[start:end], embeddings[start:end]) for start, end in itertools.pairwise(ends)]
-    found = merge(parts[0], parts[1:])
+    found = functools.reduce(merge, parts)
     for name in range(3):
         order = sorted(range(len(cosine)), key=lambda row: -cosine[row, name])[:NEAREST]  # of equal ones the earlier
         assert found.cosine[name].tolist() == cosine[order, name].tolist()

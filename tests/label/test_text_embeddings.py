@@ -9,6 +9,7 @@ import torch
 from plgen_ddp.config import ClipConfig
 from plgen_ddp.demo.scenes import BASE, NOVEL
 from plgen_ddp.encoders.loading import load_encoder
+from plgen_ddp.errors import UserError
 from plgen_ddp.label.text_embeddings import TextEmbeddings, prompts
 
 
@@ -45,6 +46,13 @@ def test_a_name_is_embedded_once_and_an_alias_takes_its_place(tmp_path):
     np.testing.assert_array_equal(again[0], first[1])
     TextEmbeddings(tmp_path, ("one {}",), 4).embed([("cat",)], encoder(calls))
     assert calls[3:] == [["one cat"]], "other templates are other embeddings"
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_prompts_without_a_direction_are_said_by_their_name(tmp_path, value):
+    with pytest.raises(UserError, match="the prompts of 'cat' is no direction"):
+        TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",)], lambda: lambda texts: np.full((len(texts), 4), value))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_word_that_two_names_share_is_embedded_once(tmp_path):

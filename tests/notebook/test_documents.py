@@ -64,7 +64,7 @@ def test_the_notebook_shows_every_call_and_no_machine():
     for call in (*(f"store.{name}(" for name in calls), "len(store)"):
         assert code.count(call) == 1, call
         assert f"{call.rstrip('(')}" in MANUAL.read_text(), call
-    # An absolute path: a slash before a name that nothing else stands before.
+    # An absolute path: a slash that follows nothing, before a name.
     assert not re.search(r"(?<![\w./<])/\w+/|site-packages|Traceback", text.replace("\\n", " "))
     assert len(text) < 20_000
 

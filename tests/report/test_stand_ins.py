@@ -12,7 +12,7 @@ from plgen_ddp.report.stand_ins import choose_stand_ins, with_stand_ins
 
 
 def coco_of(path, counts):
-    """A JSON with so many annotations of each category."""
+    """A JSON with this number of annotations of each category."""
     categories = [{"id": number, "name": name} for number, name in enumerate(counts, 1)]
     ids = [category["id"] for category in categories for _ in range(counts[category["name"]])]
     annotations = [{"id": number, "image_id": 1, "category_id": id} for number, id in enumerate(ids, 1)]

@@ -7,6 +7,7 @@ from commands import REPOSITORY, call
 from small_datasets import SCENES_JSON, scenes_words
 from torchvision.ops import box_iou
 
+from plgen_ddp.device import resolve_precision
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.store import RegionStore
 
@@ -40,7 +41,10 @@ def score(output, device, precision, *words):
 def test_objects_embeddings_and_labels_stay(demo_run, tmp_path, device, precision):
     assert demo_run.store.manifest().identity["clip"]["precision"] == "fp32", "the demo is the exact one"
     stored = images_of(demo_run.store)
-    found = score(tmp_path, device, precision, "run.images_per_batch=8")
+    # A CPU without instructions for bf16 takes ten times as long.
+    scenes = 16 if precision == "bf16" and resolve_precision("auto", torch.device(device)) == "fp32" else 48
+    found = score(tmp_path, device, precision, "run.images_per_batch=8", f"data.limit={scenes}")
+    stored = {image_id: stored[image_id] for image_id in sorted(stored)[:scenes]}
     assert found.keys() == stored.keys()
     objects = expected_objects = same = 0
     cosines = []
@@ -55,14 +59,14 @@ def test_objects_embeddings_and_labels_stay(demo_run, tmp_path, device, precisio
         embeddings = found[image_id].embeddings[sure][near].astype(np.float32)
         cosines += (embeddings * expected.embeddings[nearest.numpy()[near]].astype(np.float32)).sum(axis=1).tolist()
     # bf16 on a CPU, the coarsest of them: 98 % of 100 other scenes' boxes.
-    assert expected_objects > 500 and abs(objects - expected_objects) <= 0.05 * expected_objects
+    assert expected_objects > 10 * scenes and abs(objects - expected_objects) <= 0.05 * expected_objects
     assert same >= 0.95 * objects
     # Two boxes of IoU 0.95 are two crops: a few embeddings differ by more than rounding.
     assert np.median(cosines) > 0.999 and np.quantile(cosines, 0.05) > 0.95
-    ap50 = [
-        evaluate(labels, SCENES_JSON).AP50
-        for labels in (tmp_path / "labels.json", demo_run.output / "comparison" / "demo_vlplm.json")
-    ]
+    exact = tmp_path / "exact.json"
+    words = [f"run.output={demo_run.output}", f"label.output={exact}", f"data.limit={scenes}"]
+    call("label", *WORDS, *words, "run.device=cpu")
+    ap50 = [evaluate(labels, SCENES_JSON).AP50 for labels in (tmp_path / "labels.json", exact)]
     assert abs(ap50[0] - ap50[1]) < 0.04
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 NODES = ("n1", "n2")
 CPUS_PER_NODE = 4  # as Slurm counts them; the machine may have fewer
-GPUS_PER_NODE = 2  # device files that stand for GPUs: Slurm hands them out and sets its variables
+GPUS_PER_NODE = 2  # device files in place of GPUs: Slurm hands them out and sets its variables
 _GPU_FILES = ("/dev/null", "/dev/zero")
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 # Where Debian keeps daemons; a user's PATH may lack it.
@@ -52,7 +52,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 {nodes}
-# An ended job is forgotten after so many seconds; a test asks late for its state.
+# An ended job is forgotten after this number of seconds; a test asks late for its state.
 MinJobAge=86400
 # A job of the partition `urgent` preempts others, which get a signal and this many seconds first.
 PreemptType=preempt/partition_prio

@@ -165,7 +165,11 @@ def test_a_job_is_not_requeued_for_ever(cluster, submit, words, tmp_path, monkey
 
 def test_a_job_that_stored_nothing_is_not_requeued(cluster, submit, words, tmp_path):
     endless = "detector.refine_steps=1000000"
-    job_id = submit(["--nodes=1"], [*words, endless, f"run.output={tmp_path}/out"], ranks=1)
+    # The script looks for parts where the config says.
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"base: {words[words.index('--config') + 1]}\nrun:\n  output: {tmp_path}/out\n")
+    others = [word for place, word in enumerate(words) if "--config" not in words[max(0, place - 1) : place + 1]]
+    job_id = submit(["--nodes=1"], ["--config", config, *others, endless], ranks=1)
     deadline = time.monotonic() + SECONDS
     while not (tmp_path / "out" / "log").exists():
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()

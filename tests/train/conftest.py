@@ -30,7 +30,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dataset(scenes: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """Makes a dataset of the first so many scenes, its JSON changed; returns the options that name it."""
+    """Makes a dataset of the first scenes, its JSON changed; returns the options that name it."""
 
     def make(count: int, change: Callable[[Any], None] = lambda data: None, name: str = "data.json") -> list[str]:
         data = json.loads((scenes / "annotations" / "instances_train.json").read_text())
