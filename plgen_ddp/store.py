@@ -17,6 +17,7 @@ counts; `run.repair=true` mends a store of unequal ones.
 
 import functools
 import json
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -155,9 +156,11 @@ class RegionStore:
     def part_paths(self) -> list[Path]:
         """The complete parts, in the order of their names, which is that of their first image."""
         try:  # and not glob, to which a folder that may not be read is an empty one
-            return sorted(path for path in self._parts.iterdir() if path.suffix == ".parquet" and path.name[0] != ".")
+            names = os.listdir(self._parts)  # noqa: PTH208
         except FileNotFoundError:
             return []
+        # Sorted as texts, which is much faster than as paths where there are 100,000.
+        return [self._parts / name for name in sorted(names) if name.endswith(".parquet") and name[0] != "."]
 
     def write_part(self, images: Sequence[Regions], conditions: Mapping[str, Any] | None = None) -> Path:
         """Adds one part that holds these images.
