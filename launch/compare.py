@@ -8,7 +8,7 @@
 
 Ground truth is the JSON that is labelled, or --ground-truth. Where nobody annotated the novel names, --stand-ins labels
 some base names as if they were novel; their annotations are hidden from the rules and then are the ground truth.
-The labels of each preset stay in `run.output`/comparison.
+The labels of each preset stay in `run.output`/comparison, those of stand-ins in `run.output`/stand_ins.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     with one_line_errors():
         required = ("run.output", "data.image_root") if arguments.picture else ("run.output",)
-        config = load_config(arguments.config, arguments.overrides, required)
+        config = load_config(arguments.config, arguments.overrides, required, effective=False)
         inputs = {
             "--ground-truth": arguments.ground_truth,
             "data.annotations": config.data.annotations,
@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
         }
         for option in ("json", "picture"):
             if (path := getattr(arguments, option)) is not None:
-                check_output(path, f"--{option}", inputs)
+                check_output(path, f"--{option}", inputs, picture=option == "picture")
         comparison = compare(
             config,
             arguments.overrides,
@@ -50,6 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
             folder=arguments.output,
         )
         print_text(comparison_table(comparison, markdown=arguments.markdown))
+        print_line(f"labels: {comparison.results[0].labels.parent}")
         if arguments.json:
             write_atomically(arguments.json, [json.dumps(comparison.figures(), indent=1).encode() + b"\n"])
         if arguments.picture:
@@ -66,7 +67,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     truth = parser.add_mutually_exclusive_group()
     truth.add_argument("--ground-truth", type=Path, metavar="JSON", help="has annotations of the novel names")
     truth.add_argument("--stand-ins", action="store_true", help="label base names in the place of the novel ones")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="gets the labels; default run.output/comparison")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="gets the labels; default: in run.output")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(

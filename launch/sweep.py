@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
         folder = arguments.output or Path(given(settings[0].config.run.output))
         files = [folder / f"sweep.{kind}" for kind in ("csv", "json", "png")]
         for file in files:
-            check_output(file, "--output", {"--ground-truth": arguments.ground_truth})
+            check_output(file, "--output", {"--ground-truth": arguments.ground_truth}, picture=file.suffix == ".png")
         result = sweep(settings, arguments.ground_truth)
         for line in lines(result):
             print_line(line)

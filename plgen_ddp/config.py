@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plgen_ddp.errors import UserError
 from plgen_ddp.image_rules import ImageRules
 from plgen_ddp.options import (
     Required,
@@ -406,6 +407,37 @@ class Config:
         check(smallest > 1, "clip.crop_scales", list(self.clip.crop_scales), expected)
 
 
-def load_config(name_or_path: str | Path | None, overrides: Sequence[str] = (), required: Required = ()) -> Config:
-    """`load_structured` for the job."""
-    return load_structured(Config, name_or_path, overrides, required)
+def load_config(
+    name_or_path: str | Path | None, overrides: Sequence[str] = (), required: Required = (), *, effective: bool = True
+) -> Config:
+    """`load_structured` for the job.
+
+    Args:
+        effective: whether an override that decides nothing under the config's `label.threshold` is a mistake.
+
+    Raises:
+        UserError: what `load_structured` raises, or such an override.
+    """
+    config = load_structured(Config, name_or_path, overrides, required)
+    if effective:
+        for word in overrides:
+            if takes := ignored_with(config.label, word.partition("=")[0]):
+                key = word.partition("=")[0]
+                threshold = f"label.threshold={config.label.threshold}"
+                raise UserError(f"{key} decides nothing with {threshold}; add label.threshold={takes}, which takes it")
+    return config
+
+
+def ignored_with(label: LabelConfig, key: str) -> str | None:
+    """The value of `label.threshold` that takes the option `key`, where the configured one does not; else None."""
+    takes = _TAKEN_BY.get(key)
+    return None if takes in (None, label.threshold) else takes
+
+
+# The options that one value of `label.threshold` takes.
+_TAKEN_BY = {
+    "label.score_threshold": "fixed",
+    "label.f_beta": "f_beta_base",
+    "label.wanted_precision": "precision",
+    "label.per_image": "density",
+}

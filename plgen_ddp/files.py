@@ -15,6 +15,9 @@ from typing import BinaryIO
 
 from plgen_ddp.errors import UserError
 
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of the files that are taken for images, in lower case."""
+
 # A temporary file of another machine, or of a process that lives, is left over when nobody wrote to it for so long.
 _ABANDONED = 24 * 3600.0
 # The names that `temporary_beside` gives.
@@ -88,15 +91,17 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
+def check_output(path: Path, option: str, inputs: Mapping[str, object], *, picture: bool = False) -> None:
     """Checks, before the work starts, that its result can be written to `path` and replaces none of the inputs.
 
     Args:
         option: the option that named `path`, for messages.
         inputs: a description and the path of each input, a file or a folder. Values that are not paths are ignored.
+        picture: whether the result is a picture: nothing else replaces an image.
 
     Raises:
-        UserError: `path` is an input or lies in one, is a folder or a device, or its folder cannot be written.
+        UserError: `path` is an input or lies in one or in a store, is an image, a folder or a device, or its folder
+            cannot be written.
     """
     for name, used in inputs.items():
         if not isinstance(used, (str, Path)):
@@ -105,6 +110,10 @@ def check_output(path: Path, option: str, inputs: Mapping[str, object]) -> None:
             raise UserError(f"{option}: {path} is {name}; choose another name")
         if not Path(used).is_file() and path.resolve().is_relative_to(Path(used).resolve()):
             raise UserError(f"{option}: {path} lies in {name}; choose another name")
+    if any((folder / "manifest.json").is_file() and (folder / "parts").is_dir() for folder in path.resolve().parents):
+        raise UserError(f"{option}: {path} lies in a region store; choose another name")
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not picture:
+        raise UserError(f"{option}: {path} is an image; choose another name")
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder")
     if path.exists() and not path.is_file():  # a device such as /dev/stdout: the new file would take its place

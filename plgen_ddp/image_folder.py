@@ -13,12 +13,9 @@ import msgspec
 from PIL import ExifTags, Image
 
 from plgen_ddp.errors import UserError, one_line
-from plgen_ddp.files import write_atomically
+from plgen_ddp.files import IMAGE_SUFFIXES, write_atomically
 from plgen_ddp.image_rules import ImageRules
 from plgen_ddp.safe_reading import open_image, target_outside
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of the files that are taken for images, in lower case."""
 
 # EXIF orientations that turn an image on its side.
 _SIDEWAYS = (5, 6, 7, 8)
@@ -58,7 +55,7 @@ def find_images(folder: Path, *, follow_links: bool = False) -> FolderImages:
     names = sorted(_image_names(folder))
     root = None if follow_links else folder
     if not names:
-        raise UserError(f"no images in {folder}: no file there ends with one of {', '.join(SUFFIXES)}")
+        raise UserError(f"no images in {folder}: no file there ends with one of {', '.join(IMAGE_SUFFIXES)}")
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of many pixels or odd EXIF: only the size is asked for
         sizes = list(pool.map(lambda name: _size(folder / name, root), names))
@@ -104,7 +101,7 @@ def _image_names(folder: Path) -> Iterable[str]:
 
     for place, _, files in os.walk(folder, onerror=refuse):
         for file in files:
-            if file.lower().endswith(SUFFIXES):
+            if file.lower().endswith(IMAGE_SUFFIXES):
                 yield Path(place, file).relative_to(folder).as_posix()
 
 

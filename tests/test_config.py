@@ -101,6 +101,7 @@ def test_commas_make_a_list_unless_a_file_has_that_name(monkeypatch, tmp_path):
         ("run.workers=many", "run.workers.*'many'"),
         ("run.workers=-1", "run.workers is -1; expected 0 or more"),
         ("label.nms_iou=1.5", "label.nms_iou is 1.5; expected a number from 0 to 1"),
+        ("label.wanted_precision=0.5", "label.wanted_precision decides nothing with label.threshold=fixed; add label"),
         ("label.f_beta=1e200", r"label.f_beta is 1e\+200; expected a positive number up to 1000"),
         ("label.score_threshold=", "label.score_threshold is ''; expected a number from 0 to 1, a mapping"),
         ("clip.precision=fp8", "clip.precision is 'fp8'; expected one of auto, fp32"),

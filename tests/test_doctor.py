@@ -84,6 +84,18 @@ def test_a_sample_may_miss_what_all_finds(words, dataset, capsys):
     assert [row["level"] for row in whole if "3 of 3 images cannot be read" in row["message"]] == ["warning"]
 
 
+def test_annotations_that_other_programs_refuse_are_counted(words, dataset, capsys):
+    data = dataset.read()
+    first = data["annotations"][0]
+    without = {key: value for key, value in first.items() if key != "bbox"}
+    data["annotations"] += [without | {"id": 10**6}, first | {"image_id": 10**6, "id": 10**6 + 1}, first]
+    data["annotations"].append(first | {"category_id": 10**6, "id": 10**6 + 2})
+    dataset.write(data)
+    (row,) = (row for row in found(capsys, words, 0) if row["subject"] == "annotations")
+    said = ("1 have no box", "1 are of images that it lacks", "1 are of categories", "1 have the id of another")
+    assert row["level"] == "warning" and all(text in row["message"] for text in said), row
+
+
 def test_too_little_room_for_the_store_is_an_error(words, capsys):
     (disk,) = (
         row for row in found(capsys, [*words, "detector.max_boxes=1000000000000"], 1) if row["subject"] == "disk"

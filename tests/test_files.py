@@ -82,6 +82,17 @@ def test_an_output_that_is_an_input_or_cannot_be_written_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe is a device or a pipe; name a file"):
         check_output(tmp_path / "pipe", "--json", {})
+    photo = tmp_path / "0.JPG"
+    photo.touch()
+    with pytest.raises(UserError, match=r"0\.JPG is an image; choose another name"):
+        check_output(photo, "--json", {})
+    check_output(photo, "--picture", {}, picture=True)
+    store = tmp_path / "run" / "store"
+    (store / "parts").mkdir(parents=True)
+    (store / "manifest.json").touch()
+    for path in (store / "manifest.json", store / "parts" / "new.json"):
+        with pytest.raises(UserError, match="lies in a region store"):
+            check_output(path, "--json", {})
     check_output(tmp_path / "new" / "deep" / "labels.json", "--json", {"the labels": source, "nothing": None})
     assert not (tmp_path / "new").exists()
 

@@ -4,7 +4,9 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 
 from plgen_ddp.coco import CocoFile
@@ -20,6 +22,15 @@ from plgen_ddp.options import given
 from plgen_ddp.processor import available_cores
 from plgen_ddp.score.box_files import check_boxes, read_boxes
 from plgen_ddp.score.images import ImageFiles
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    """An annotation of any form."""
+
+    image_id: int | float | str | None = None
+    category_id: int | float | str | None = None
+    id: int | float | str | None = None
+    bbox: Any = None
 
 
 def check_data(config: Config, lacking: set[str], sample: int | None) -> Iterator[Finding]:
@@ -39,6 +50,8 @@ def check_data(config: Config, lacking: set[str], sample: int | None) -> Iterato
         return f"{annotations}: {len(found)} images"
 
     yield checked("JSON", read, "data.annotations takes a COCO-format JSON; launch/make_json.py makes one")
+    if found:
+        yield _annotations(annotations, {image.id for image in found})
     if not found or "data.image_root" in lacking:
         return
     indices: list[ImageIndex] = []
@@ -100,6 +113,29 @@ def check_names(config: Config, lacking: set[str]) -> Iterator[Finding]:
         return f"{len(planned.novel_ids)} novel and {len(planned.base_ids)} base names, into {planned.output}"
 
     yield checked("labelling", plan, "correct label.vocabulary, label.templates or label.output")
+
+
+def _annotations(path: Path, image_ids: set[int]) -> Finding:
+    """Whether the JSON's annotations are whole: they go into the labelled JSON as they are, and training reads them."""
+    try:
+        coco = CocoFile(path, "data.annotations")
+        rows, known = coco.entries("annotations", _Annotation), {category.id for category in coco.categories()}
+    except UserError as error:
+        return Finding("annotations", "error", str(error), "mend them, or take a JSON without annotations")
+    wrong = {
+        "have no box": sum(not _is_box(row.bbox) for row in rows),
+        "are of images that it lacks": sum(row.image_id not in image_ids for row in rows),
+        "are of categories that it lacks, and are left out": sum(row.category_id not in known for row in rows),
+        "have the id of another": len(rows) - len({row.id for row in rows}),
+    }
+    if not any(wrong.values()):
+        return Finding("annotations", "ok", f"{len(rows)}, each with a box of an image and a category")
+    said = ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
+    return Finding("annotations", "warning", f"of {len(rows)} {said}", "mend them, or other programs refuse the labels")
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(side, (int, float)) for side in value)
 
 
 def _decoded(index: ImageIndex, sample: int | None, config: Config) -> Finding:

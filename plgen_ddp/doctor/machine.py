@@ -58,7 +58,7 @@ def check_room(config: Config, lacking: set[str], dim: int | None) -> Iterator[F
     store = store_of(config)
 
     def writable() -> str:
-        check_output(store.folder / "manifest.json", "run.output", {})
+        check_output(store.folder.with_name("scoring.lock"), "run.output", {})
         return str(config.run.output)
 
     remedy = "run.output takes a folder that may be written"

@@ -27,6 +27,9 @@ from plgen_ddp.processor import without_garbage_collection
 from plgen_ddp.records import LabelSummary, PseudoLabels
 from plgen_ddp.screen_text import visible_name
 
+# Names that a note lists.
+_SHOWN = 6
+
 
 def check_before_scoring(config: Config, scored: np.ndarray) -> None:
     """Checks the labelling that is to follow the scoring of the images `scored`, int64 (n,): now, not hours later.
@@ -78,7 +81,15 @@ def label_store(plan: LabelPlan) -> LabelSummary:
         print_line(f"adding {len(plan.added)} categories: {names}")
     with without_garbage_collection():
         (done,) = label_plans([plan])
-        return write_labels(done)
+        written = write_labels(done)
+    if plan.vocabulary.base is None and not plan.vocabulary.novel_where and plan.base_names:
+        shown = [visible_name(name) for name in plan.base_names[:_SHOWN]] + ["..."] * (len(plan.base_names) > _SHOWN)
+        print_line(
+            f"note: the JSON's {len(plan.base_names)} other categories count as base names, with their annotations: "
+            f"{', '.join(shown)}; label.vocabulary={{novel: [...], base: [...]}} says which do",
+            error=True,
+        )
+    return written
 
 
 def label_plans(plans: Sequence[LabelPlan]) -> list[LabelledStore]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from plgen_ddp.config import Config, load_config
+from plgen_ddp.config import Config, ignored_with, load_config
 from plgen_ddp.errors import UserError
 from plgen_ddp.label.plan import LABELLING_REQUIRES
 from plgen_ddp.options import options_of
@@ -54,7 +54,7 @@ def read_settings(name_or_path: str | Path, words: Sequence[str]) -> list[Settin
     fixed += [f"{key}={texts[0]}" for key, texts in swept.items() if len(texts) == 1]
     swept = {key: texts for key, texts in swept.items() if len(texts) > 1}
     if not swept:
-        load_config(name_or_path, fixed)  # a misspelt option is the more likely mistake
+        load_config(name_or_path, fixed, effective=False)  # a misspelt option is the more likely mistake
         raise UserError(
             "no option of label has several values; give a range or a list, such as "
             "label.score_threshold=0.1:0.95:0.05 label.objectness_weight=0,0.5"
@@ -65,9 +65,15 @@ def read_settings(name_or_path: str | Path, words: Sequence[str]) -> list[Settin
     settings = [dict(zip(swept, chosen, strict=True)) for chosen in itertools.product(*swept.values())]
     if len(settings) > MOST:
         raise UserError(f"{' '.join(swept)}: {len(settings)} settings; at most {MOST} at once")
-    return [
-        Setting(load_config(name_or_path, [*fixed, *_words(chosen)], LABELLING_REQUIRES), chosen) for chosen in settings
+    found = [
+        Setting(load_config(name_or_path, [*fixed, *_words(chosen)], LABELLING_REQUIRES, effective=False), chosen)
+        for chosen in settings
     ]
+    for key in swept:
+        takes = {ignored_with(setting.config.label, key) for setting in found}
+        if None not in takes:
+            raise UserError(f"{key} decides nothing in any of these settings; add label.threshold={takes.pop()}")
+    return found
 
 
 def _words(values: dict[str, str]) -> list[str]:

@@ -106,12 +106,12 @@ def compare(
         presets: packaged configs or files.
         ground_truth: a JSON with annotations of the novel names; the JSON that is labelled by default.
         stand_ins: label base names in the place of the novel ones, and take their own annotations as ground truth.
-        folder: gets the labelled JSONs, named by preset; `run.output`/comparison by default.
+        folder: gets the labelled JSONs, named by preset; by default `run.output`/comparison, or `run.output`/stand_ins.
 
     Raises:
         UserError: a mistake in the options, a ground truth without novel objects, or no preset can label the store.
     """
-    folder = folder or Path(given(config.run.output), "comparison")
+    folder = folder or Path(given(config.run.output), "stand_ins" if stand_ins else "comparison")
     configs = {Path(preset).stem: _with_rule(config, preset, overrides, folder) for preset in presets}
     if len(configs) < len(presets):
         raise UserError(f"--presets: two of {', '.join(presets)} have the same name")
@@ -129,7 +129,7 @@ def compare(
 
 def _with_rule(config: Config, preset: str, overrides: Sequence[str], folder: Path) -> Config:
     """The configuration with the preset's rule."""
-    label = load_config(preset, [word for word in overrides if word.startswith("label.")]).label
+    label = load_config(preset, [word for word in overrides if word.startswith("label.")], effective=False).label
     own = config.label
     configured = replace(
         config,

@@ -198,6 +198,13 @@ def test_training_finds_each_boxs_name_in_the_matrix(label, two_rank_run):
     assert any(number >= len(names) or by_id[ids[number]]["name"] != names[number] for _, number, *_ in boxes)
 
 
+def test_a_list_of_names_makes_the_others_base_names_and_says_so(label, capsys):
+    written = json.loads(label("label.vocabulary=heart", "label.score_threshold=0.1").read_text())
+    others = len(written["categories"]) - 1
+    line = f"note: the JSON's {others} other categories count as base names, with their annotations: "
+    assert line in capsys.readouterr().err
+
+
 def test_names_that_the_json_lacks_become_categories(label, capsys):
     source = json.loads(label("label.text_embeddings=none").read_text())["categories"]
     largest = max(category["id"] for category in source)
@@ -206,7 +213,8 @@ def test_names_that_the_json_lacks_become_categories(label, capsys):
         label(names)
     assert "2 of its names are not categories of the JSON: 'unicorn'" in capsys.readouterr().err
     written = json.loads(label(names, "label.add_categories=true", "label.score_threshold=0.1").read_text())
-    assert "adding 2 categories: unicorn, blue whale" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "adding 2 categories: unicorn, blue whale" in printed.out and "count as base" not in printed.err
     plain = [{key: value for key, value in row.items() if key != "text_emb"} for row in written["categories"]]
     assert plain == [*source, {"id": largest + 1, "name": "unicorn"}, {"id": largest + 2, "name": "blue whale"}]
     assert all("text_emb" in row for row in written["categories"])

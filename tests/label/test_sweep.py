@@ -51,7 +51,9 @@ def test_rows_are_single_labellings(demo_words, tmp_path, options):
     fixed = [word for word in options if word.partition("=")[0] not in rows[0]["values"]]
     assert len(rows) in (2, 4, 6)
     for row in rows:
-        alone = single([*demo_words, *fixed], tmp_path / "labels.json", row["values"])
+        dense = row["values"].get("label.threshold") in (None, "density")
+        taken = [word for word in fixed if dense or "per_image" not in word]  # others are refused in a labelling alone
+        alone = single([*demo_words, *taken], tmp_path / "labels.json", row["values"])
         assert (row["threshold"], row["labels"]) == alone[:2]
         assert {name: own["labels"] for name, own in row["names"].items()} == alone[2]
         judged = evaluate(tmp_path / "labels.json", SCENES_JSON)
@@ -133,7 +135,7 @@ def test_ranges_and_lists_are_every_combination(tmp_path, monkeypatch):
         "[inside,base_iou]",
     ]
     # A list without brackets is one value, as everywhere.
-    assert values("label.suppress=inside,base_iou", "label.per_image=1,2") == [
+    assert values("label.suppress=inside,base_iou", "label.threshold=density", "label.per_image=1,2") == [
         {"label.per_image": "1"},
         {"label.per_image": "2"},
     ]
@@ -148,6 +150,10 @@ def test_ranges_and_lists_are_every_combination(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["label.threshold=f_beta_base", "label.score_threshold=0.5,0.6"],
+            "label.score_threshold decides nothing in any of these settings; add label.threshold=fixed",
+        ),
         (["label.score_threshold=0.5"], "no option of label has several values; give a range"),
         (["label.output=a.json,b.json"], "label.output decides no label"),
         (["label.score_threshold=0.9:0.1:0.1"], "label.score_threshold: 0.9:0.1:0.1 holds no value"),

@@ -74,6 +74,15 @@ def test_the_figures_are_those_of_the_labelled_files(words, tmp_path, capsys):
     assert "marvelovd" in printed and "48 images with" in printed
 
 
+def test_labels_of_stand_ins_do_not_replace_those_of_the_novel_names(demo_run, tmp_path, capsys):
+    output = demo_run.copy(tmp_path / "out")
+    before = (output / "comparison" / "demo_vlplm.json").read_bytes()
+    call("compare", "--config", "demo", f"run.output={output}", "--stand-ins", "--presets", "demo_vlplm")
+    assert (output / "comparison" / "demo_vlplm.json").read_bytes() == before
+    assert f"labels: {output / 'stand_ins'}" in capsys.readouterr().out
+    assert (output / "stand_ins" / "demo_vlplm.json").is_file()
+
+
 def test_stand_ins_are_hidden_from_the_rules_and_then_are_the_ground_truth(words, tmp_path):
     """Annotations of the stand-ins and of the true novel names may be absent: the labels are the same."""
     figures = compared(words, tmp_path, "--stand-ins", "--presets", ",".join(CHEAP))
