@@ -30,7 +30,8 @@ def split_novel(config: Config, output: Path) -> SplitSummary:
     bytes of every entry stay as they are; `info` says what made the file.
 
     Raises:
-        UserError: an unreadable JSON, one of pseudo labels, a name that it lacks, no annotation of any name, or an output that is an input.
+        UserError: an unreadable JSON, one of pseudo labels, a name that it lacks, no annotation of any name, or an
+            output that is an input.
     """
     coco = CocoFile(given(config.data.annotations), "data.annotations")
     check_output(output, "--output", {"data.annotations": coco.path, "label.vocabulary": config.label.vocabulary})
