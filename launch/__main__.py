@@ -4,6 +4,8 @@
     plgen label --help
     python -m launch label --help               the same from a checkout, without an installation
 
+A verb may be written with underscores too, as its script is: plgen make_json.
+
 Several ranks are torchrun's to start: torchrun --nproc_per_node=4 launch/score.py ..., or with an installation
 torchrun --nproc_per_node=4 -m plgen_ddp.launch.score ...
 """
@@ -38,11 +40,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="the verb's own words")
     arguments = parser.parse_args(words)
     with one_line_errors():
-        if arguments.verb not in scripts:
-            hint = suggestion(arguments.verb, scripts) or "; plgen --help lists them"
+        verb = arguments.verb.replace("_", "-")
+        if verb not in scripts:
+            hint = suggestion(verb, scripts) or "; plgen --help lists them"
             raise UserError(f"plgen has no verb {arguments.verb!r}{hint}")
     sys.argv[1:] = arguments.words
-    runpy.run_path(str(scripts[arguments.verb]), run_name="__main__")
+    runpy.run_path(str(scripts[verb]), run_name="__main__")
 
 
 def _summary(script: Path) -> str:

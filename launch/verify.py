@@ -6,6 +6,7 @@
 
 A part is bad when a bit of it has changed, when it belongs to another store, or when it disagrees with another part
 about an image. Reading costs about as long as a labelling. The exit status is 1 where a part is bad and still there.
+Images that are in no part, of a run that was stopped or of a part that is lost, are counted: scoring again adds them.
 --repair waits for no other job: it is refused while one scores into the folder.
 """
 
@@ -37,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
             lines = repair_store(store, found) if arguments.repair else found.lines()
         for line in lines:
             print_line(line, error=True)
-        print_text(found.as_json() if arguments.json else found.summary())
+        print_text(found.as_json() if arguments.json else found.summary(repaired=arguments.repair))
     return 1 if found.bad and not arguments.repair else 0
 
 

@@ -42,7 +42,8 @@ from plgen_ddp.processor import available_cores
 from plgen_ddp.records import Regions, same_regions
 from plgen_ddp.store_index import PartContent, contents_of_parts
 
-_MEND = "remove it, or have launch/verify.py --repair find and remove all such parts, and run scoring again"
+# What a message about a damaged part ends with.
+MEND = "remove it, or have launch/verify.py --repair find and remove all such parts, and run scoring again"
 
 
 class RegionStore:
@@ -190,14 +191,13 @@ class RegionStore:
         table, seal = self._read(path, None if embeddings else [name for name in layout.names if name != "embeddings"])
         dim = self._manifest.dim if embeddings else 0
         if wrong := wrong_values(table, dim):
-            raise UserError(f"run.output: part {path} {wrong}; {_MEND}")
+            raise UserError(f"run.output: part {path} {wrong}; {MEND}")
         if (image_id := image_of_nan(table)) is not None:
             raise UserError(
-                f"run.output: an embedding of image {image_id} in the store is NaN; remove part {path} and run "
-                "scoring again"
+                f"run.output: part {path} is damaged: an embedding of image {image_id} in the store is NaN; {MEND}"
             )
         if seal is not None and (name := seal.broken_by(table, embeddings=False)):
-            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {_MEND}")
+            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {MEND}")
         yield from regions_of(table, dim, imported=imported)
 
     def check_part(self, path: Path) -> bool:
@@ -213,9 +213,9 @@ class RegionStore:
             pass
         table, seal = self._read(path)
         if seal is not None and (name := seal.broken_by(table)):
-            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {_MEND}")
+            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {MEND}")
         if part_name(table.column("image_id").to_pylist()) != path.name:
-            raise UserError(f"run.output: part {path} has other images than its name says; {_MEND}")
+            raise UserError(f"run.output: part {path} has other images than its name says; {MEND}")
         return seal is not None
 
     def part_of_images(self) -> dict[int, Path]:
@@ -269,7 +269,7 @@ class RegionStore:
     def _content(self, path: Path) -> PartContent:
         table, seal = self._read(path, ["image_id", "stage", "reason"])
         if seal is not None and (name := seal.broken_by(table)):
-            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {_MEND}")
+            raise UserError(f"run.output: part {path} is damaged: {name} has changed; {MEND}")
         failed: list[tuple[int, str, str]] = []
         if table.column("reason").null_count < len(table):
             rows = table.filter(table.column("reason").is_valid()).to_pylist()
@@ -312,7 +312,7 @@ class RegionStore:
         if identity and identity != self._fingerprint:
             other = {} if seal is None else seal.manifest["identity"]
             unlike = f" ({'; '.join(differences(other, self._manifest.identity))})" if seal is not None else ""
-            raise UserError(f"run.output: part {path} is of another store, made from something else{unlike}; {_MEND}")
+            raise UserError(f"run.output: part {path} is of another store, made from something else{unlike}; {MEND}")
 
     def _read(self, path: Path, columns: list[str] | None = None) -> tuple[pa.Table, Seal | None]:
         try:
@@ -330,7 +330,7 @@ class RegionStore:
             raise UserError(f"run.output: part {path} is gone; did somebody remove it? Run again") from None
         # A flipped bit shows up as whatever the library stumbles over first.
         except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
-            raise UserError(f"run.output: part {path} is damaged ({one_line(error)}); {_MEND}") from None
+            raise UserError(f"run.output: part {path} is damaged ({one_line(error)}); {MEND}") from None
         if seal is not None:
             self._check_identity(path, seal.identity, seal)
         return table, seal

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from plgen_ddp.errors import UserError
+from plgen_ddp.plurals import are, counted
 from plgen_ddp.processor import available_cores
-from plgen_ddp.store import RegionStore, place_images
+from plgen_ddp.store import MEND, RegionStore, place_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class StoreCheck:
         images: in the good parts, each counted once.
         copies: images that several good parts hold, with equal content.
         again: images of bad parts that no good part holds; of a part that cannot be read, as many as its name says.
+        wanted: images that the store has by its manifest when it is complete.
+        missing: how many of them are in no part, not even a bad one: the run has not finished, or a part is lost.
+        imported: whether the store holds another project's scores.
     """
 
     parts: int
@@ -33,6 +37,9 @@ class StoreCheck:
     images: int
     copies: int
     again: int
+    wanted: int
+    missing: int
+    imported: bool
 
     def as_json(self) -> str:
         """The same as JSON."""
@@ -44,16 +51,31 @@ class StoreCheck:
         """Each bad part with the reason, a line each."""
         return [f"part {path.name}: {reason}" for path, reason in self.bad.items()]
 
-    def summary(self) -> str:
-        """The same in one line."""
+    def summary(self, *, repaired: bool = False) -> str:
+        """The same in one line.
+
+        Args:
+            repaired: the bad parts have been removed.
+        """
         good = self.parts - len(self.bad)
-        text = f"{good} of {self.parts} parts are good ({self.images} images, {self.bytes / 1e6:.1f} MB in all)"
+        remedy = "import" if self.imported else "run scoring"
+        text = f"{good} of {counted(self.parts, 'part')} {are(good)} good "
+        text += f"({counted(self.images, 'image')}, {self.bytes / 1e6:.1f} MB in all)"
         if self.copies:
-            text += f"; {self.copies} images are in several parts, equal"
+            text += f"; {counted(self.copies, 'image is', 'images are')} in several parts, equal"
         if self.unsealed:
-            text += f"; {self.unsealed} parts were written before parts had checksums of their content"
+            unsealed = counted(self.unsealed, "part was", "parts were")
+            text += f"; {unsealed} written before parts had checksums of their content"
         if self.bad:
-            text += f"; {len(self.bad)} parts must be made again, which {self.again} images are in alone"
+            parts = counted(len(self.bad), "part was", "parts were") if repaired else counted(len(self.bad), "part")
+            text += f"; {parts} {'removed' if repaired else 'must be made again'}"
+            if self.again:
+                text += f", with {counted(self.again, 'image that is', 'images that are')} in no good part"
+                text += f": {remedy} again" if repaired else ""
+        if self.missing:
+            text += (
+                f"; {self.missing} of {counted(self.wanted, 'image')} {are(self.missing)} in no part: {remedy} again"
+            )
         return text
 
 
@@ -63,7 +85,7 @@ def check_store(store: RegionStore) -> StoreCheck:
     Raises:
         UserError: there is no store.
     """
-    store.manifest()
+    manifest = store.manifest()
     paths = store.part_paths()
 
     def reason(path: Path) -> tuple[str | None, bool]:
@@ -93,6 +115,8 @@ def check_store(store: RegionStore) -> StoreCheck:
     good = {path: content for path, content in contents.items() if path not in bad}
     place, twice = place_images(good)
     lost = {image_id for path in bad if path in contents for image_id in contents[path].image_ids.tolist()}
+    again = len(lost - place.keys()) + sum(_images_by_name(path) for path in bad if path not in contents)
+    wanted = int(manifest.identity["dataset"].get("images", len(place) + again))
     return StoreCheck(
         parts=len(paths),
         bytes=sum(path.stat().st_size for path in paths if path.exists()),
@@ -100,7 +124,10 @@ def check_store(store: RegionStore) -> StoreCheck:
         bad=bad,
         images=len(place),
         copies=sum(map(len, twice.values())),
-        again=len(lost - place.keys()) + sum(_images_by_name(path) for path in bad if path not in contents),
+        again=again,
+        wanted=wanted,
+        missing=max(wanted - len(place) - again, 0),
+        imported=manifest.vocabulary is not None,
     )
 
 
@@ -108,7 +135,7 @@ def remove_bad_parts(store: RegionStore, found: StoreCheck) -> Iterator[str]:
     """Removes the parts that must be made again; what it did, in lines. Only for the holder of the run's lock."""
     for path, reason in found.bad.items():
         path.unlink(missing_ok=True)
-        yield f"removed part {path.name}: {reason}"
+        yield f"removed part {path.name}: {reason.removesuffix(f'; {MEND}')}"
 
 
 def repair_store(store: RegionStore, found: StoreCheck) -> list[str]:

@@ -39,6 +39,14 @@ def test_a_verb_takes_the_words_of_its_script(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: no images in")
 
 
+def test_a_verb_may_have_the_name_of_its_script(tmp_path, capsys):
+    assert plgen("make_json", tmp_path, "--output", tmp_path / "made.json") == 2
+    assert capsys.readouterr().err.startswith("error: no images in")
+    assert plgen("text_embeddings", "--help") == 0
+    assert plgen("make_jsno") == 2
+    assert "plgen has no verb 'make_jsno'; did you mean 'make-json'?" in capsys.readouterr().err
+
+
 def test_an_unknown_verb_is_one_line_with_the_nearest_one(capsys):
     assert plgen("lable") == 2
     assert capsys.readouterr().err == "error: plgen has no verb 'lable'; did you mean 'label'?\n"

@@ -79,7 +79,21 @@ def test_a_good_store_is_good(store, capsys):
     assert capsys.readouterr().out.startswith("3 of 3 parts are good (6 images, 0.0 MB in all)\n")
     verify(store, "--json")
     found = json.loads(capsys.readouterr().out)
-    assert (found["parts"], found["images"], found["bad"], found["again"]) == (3, 6, {}, 0)
+    assert (found["parts"], found["images"], found["bad"], found["again"], found["missing"]) == (3, 6, {}, 0, 0)
+
+
+def test_images_that_are_in_no_part_are_counted(store, capsys):
+    store.part_paths()[1].unlink()
+    verify(store)
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 of 2 parts are good (4 images, 0.0 MB in all); 2 of 6 images are in no part: run sc")
+    store.part_paths()[0].write_bytes(b"no part")
+    verify(store, status=1)
+    printed = capsys.readouterr().out
+    assert printed.endswith(
+        "; 1 part must be made again, with 2 images that are in no good part; "
+        "2 of 6 images are in no part: run scoring again\n"
+    )
 
 
 def test_bad_parts_are_named_and_removed_only_when_that_is_asked(store, tmp_path, capsys):
@@ -91,14 +105,20 @@ def test_bad_parts_are_named_and_removed_only_when_that_is_asked(store, tmp_path
     verify(store, status=1)
     printed = capsys.readouterr()
     assert (
-        printed.out.startswith("1 of 3 parts are good") and "2 parts must be made again, which 4 images" in printed.out
+        printed.out.startswith("1 of 3 parts is good (2 images, ")
+        and "; 2 parts must be made again, with 4 images that are in no good part\n" in printed.out
     )
     lines = printed.err.splitlines()
     assert len(lines) == 2 and all(path.name in line for path, line in zip(paths, lines, strict=False))
+    assert all("have launch/verify.py --repair find" in line for line in lines)
     assert store.part_paths() == paths
     (store.folder / "manifest.json").write_bytes(b"{")
     verify(store, "--repair")
-    assert "wrote manifest.json again" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out.endswith("; 2 parts were removed, with 4 images that are in no good part: run scoring again\n")
+    *removed, wrote = printed.err.splitlines()[-3:]
+    assert "wrote manifest.json again" in wrote
+    assert all(line.startswith("removed part ") and "remove it" not in line for line in removed), removed
     assert store.part_paths() == [paths[2]] and store.manifest() == MANIFEST
     assert not (tmp_path / "out" / "scoring.lock").exists()
 

@@ -23,6 +23,7 @@ from plgen_ddp.label.labelled_file import (
     LabelledFile,
     boxes_of,
     categories_of,
+    check_unlabelled,
     read_annotations,
     read_labelled,
 )
@@ -47,9 +48,13 @@ def audit_files(labels: Path, source: Path) -> Audit:
     """Compares the labelled JSON `labels` with the JSON `source` that was labelled.
 
     Raises:
-        UserError: an unreadable file, or labels that this package has not written.
+        UserError: an unreadable file, labels that this package has not written, or a source that was labelled: it has
+            no annotations of the novel names to compare with, so that nothing leaks.
     """
-    return audit(read_labelled(CocoFile(labels, "the labels")), CocoFile(source, "the source"))
+    labelled = read_labelled(CocoFile(labels, "the labels"))
+    compared = CocoFile(source, "the source")
+    check_unlabelled(compared, "SOURCE", "the JSON that was labelled")
+    return audit(labelled, compared)
 
 
 def unaudited(output: Path) -> Path:

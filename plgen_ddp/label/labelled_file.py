@@ -104,6 +104,19 @@ class LabelledFile:
     keys: set[str]
 
 
+def check_unlabelled(coco: CocoFile, key: str, wanted: str) -> None:
+    """Checks that a JSON holds no pseudo labels where real annotations are needed.
+
+    Args:
+        key: of the option or argument that gave it. wanted: what to give there, for the message.
+
+    Raises:
+        UserError: its `info` says that it was labelled.
+    """
+    if "label" in (coco.provenance() or {}):
+        raise UserError(f"{key}: {coco.path} is a file of pseudo labels; give {wanted}")
+
+
 def read_labelled(coco: CocoFile) -> LabelledFile:
     """Reads a labelled JSON, and lets go of its text.
 

@@ -8,6 +8,7 @@ from plgen_ddp.coco import CocoFile
 from plgen_ddp.config import Config
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output
+from plgen_ddp.label.labelled_file import check_unlabelled
 from plgen_ddp.label.vocabulary import read_vocabulary
 from plgen_ddp.options import given
 from plgen_ddp.records import PseudoLabels
@@ -29,10 +30,12 @@ def split_novel(config: Config, output: Path) -> SplitSummary:
     bytes of every entry stay as they are; `info` says what made the file.
 
     Raises:
-        UserError: an unreadable JSON, a name that it lacks, no annotation of any name, or an output that is an input.
+        UserError: an unreadable JSON, one of pseudo labels, a name that it lacks, no annotation of any name, or an
+            output that is an input.
     """
     coco = CocoFile(given(config.data.annotations), "data.annotations")
     check_output(output, "--output", {"data.annotations": coco.path, "label.vocabulary": config.label.vocabulary})
+    check_unlabelled(coco, "data.annotations", "real annotations, or evaluation would take the labels for them")
     vocabulary = read_vocabulary(config).of_json(coco)
     novel_ids = set(vocabulary.category_ids(coco.categories())[0])
     known = {image.id for image in coco.images()}

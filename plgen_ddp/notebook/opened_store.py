@@ -59,6 +59,8 @@ class OpenedStore:
 
     def __init__(self, output: str | Path, config: str | Path | None = None, words: Sequence[str] = ()) -> None:
         """The arguments are those of `plgen_ddp.open_store`."""
+        if not isinstance(output, str | os.PathLike):
+            raise UserError(f"open_store: output is {output!r}; expected the folder of a run, its run.output")
         path = Path(output)
         if path.name == "store" and (path / "manifest.json").is_file():  # the store itself, and not its run
             path = path.parent
@@ -101,7 +103,7 @@ class OpenedStore:
         (wanted,) = self._ids([image_id])
         return next(image for image in self._store.read_part(self._part_of[wanted]) if image.image_id == wanted)
 
-    def to_arrow(self, image_ids: Iterable[int] | None = None) -> pa.Table:
+    def to_arrow(self, image_ids: Iterable[int] | int | None = None) -> pa.Table:
         """A row a box, by rising image id: image_id, file_name, box (its place in the image), x, y, width, height in
         original pixels, objectness, and the evidence foreground, last_move, agreement, scale_cosine, null where the
         boxes' source has none. Imported scores have top_name and top_score in its place.
@@ -109,7 +111,7 @@ class OpenedStore:
         polars and duckdb read the table as it is: `polars.from_arrow(table)`.
 
         Args:
-            image_ids: only these images; None: all. A train2017 takes about a gigabyte.
+            image_ids: only these images, or this one; None: all. A train2017 takes about a gigabyte.
 
         Raises:
             UserError: an image that is not in the store, or a damaged part.
@@ -126,7 +128,7 @@ class OpenedStore:
         nothing = region_table([], self._known, names)
         return ascending(pa.concat_tables([nothing, *self._of_parts(table, self._paths(wanted))]))
 
-    def to_pandas(self, image_ids: Iterable[int] | None = None) -> "DataFrame":
+    def to_pandas(self, image_ids: Iterable[int] | int | None = None) -> "DataFrame":
         """The table of `to_arrow` as a pandas frame; file names are a categorical column."""
         return to_frame(self.to_arrow(image_ids))
 
@@ -215,12 +217,14 @@ class OpenedStore:
         with ThreadPoolExecutor(available_cores()) as pool:
             return list(pool.map(of_part, paths))
 
-    def _ids(self, image_ids: Iterable[int]) -> list[int]:
-        """Image ids as Python's whole numbers.
+    def _ids(self, image_ids: Iterable[int] | int) -> list[int]:
+        """Image ids, several or one, as Python's whole numbers.
 
         Raises:
             UserError: one that the store lacks, or none at all.
         """
+        if isinstance(image_ids, str) or not np.iterable(image_ids):
+            image_ids = [image_ids]
         found = []
         for image_id in image_ids:
             try:

@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
-from commands import call
+from commands import call, refused
 
 from plgen_ddp.boxes import ious, paired_ious
 from plgen_ddp.coco import CocoFile
-from plgen_ddp.label.audit import audit_files
+from plgen_ddp.label.audit import audit, audit_files
+from plgen_ddp.label.labelled_file import read_labelled
 from plgen_ddp.records import PseudoLabels
 
 SOURCE = {
@@ -267,7 +268,8 @@ def test_annotations_of_images_that_the_source_lacks_stay_or_go_with_the_limit(t
 def test_labels_of_an_earlier_labelling_are_no_annotations(tmp_path):
     write(tmp_path, LABELS)
     write(tmp_path, LABELS, source=json.loads((tmp_path / "labels.json").read_text()))
-    assert leaks(tmp_path) == ()
+    labels, source = (CocoFile(tmp_path / name, name) for name in ("labels.json", "source.json"))
+    assert audit(read_labelled(labels), source).leaks == ()
 
 
 def test_whole_pixels_agree_by_chance_unless_most_of_them_do(tmp_path):
@@ -304,10 +306,15 @@ def test_the_command_lists_leaks_and_fails(labelled, tmp_path, capsys):
         "leak: annotation 2 in image 9 is of the novel name 'dog' and is no pseudo label",
         f"error: {paths[0]} leaks",
     ]
-    with pytest.raises(SystemExit) as stopped:
-        call("audit", paths[1], paths[1])
-    assert stopped.value.code == 2
-    assert "its `info` does not say which annotations are pseudo labels" in capsys.readouterr().err
+    line = refused(capsys, "audit", (paths[1], paths[1]))
+    assert "its `info` does not say which annotations are pseudo labels" in line
+
+
+def test_labels_are_no_source_to_compare_with(labelled, tmp_path, capsys):
+    """Against itself, a file never leaks: not even one with a novel annotation."""
+    labelled(with_novel)
+    line = refused(capsys, "audit", [tmp_path / "labels.json"] * 2)
+    assert "labels.json is a file of pseudo labels; give the JSON that was labelled" in line
 
 
 def test_a_labelling_that_leaks_is_an_error_and_replaces_nothing(two_rank_run, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from commands import REPOSITORY, call
+from commands import REPOSITORY, call, refused
 from omegaconf import OmegaConf
 from small_datasets import SCENES_JSON, SCENES_VOCABULARY
 
@@ -87,6 +87,20 @@ def test_a_json_without_novel_annotations_is_a_mistake(source, capsys, tmp_path)
         call("split", "--config", "demo", f"data.annotations={path}", "--output", tmp_path / "novel.json")
     assert "has no annotation of the novel names" in capsys.readouterr().err
     assert not (tmp_path / "novel.json").exists()
+
+
+def test_pseudo_labels_make_no_validation_set(source, capsys, tmp_path):
+    """Labels that are evaluated on a split of themselves would have AP 1."""
+    path, novel = source
+    labels, output = tmp_path / "labels.json", tmp_path / "novel.json"
+    data = json.loads(path.read_text())
+    for row in data["annotations"]:
+        row.update({"confidence": 0.9} if row["category_id"] in novel else {})
+    data["info"] = {"plgen_ddp": {"label": {"novel": novel_names()}}}
+    labels.write_text(json.dumps(data))
+    line = refused(capsys, "split", ["--config", "demo", f"data.annotations={labels}", "--output", output])
+    assert "data.annotations: " in line and "labels.json is a file of pseudo labels; give real annotations" in line
+    assert not output.exists()
 
 
 def test_on_real_annotations_too(coco_mini, tmp_path):

@@ -84,6 +84,14 @@ def test_evidence_that_a_box_lacks_is_null(small):
     assert table.column("foreground").null_count == 3
 
 
+def test_a_table_of_one_image_takes_its_id_alone(small):
+    opened = plgen_ddp.open_store(small)
+    expected = opened.to_pandas([5])
+    assert len(expected) == 4
+    for image_id in (5, np.int64(5), np.array(5)):
+        assert opened.to_pandas(image_id).equals(expected)
+
+
 def test_imported_scores_have_the_name_of_each_box(make):
     names = FixedVocabulary(("cat", "dog"), (), {}, "0" * 64)
     opened = plgen_ddp.open_store(make([image(1, 3, imported=True)], vocabulary=names))
@@ -145,6 +153,10 @@ MISTAKES = [
     (lambda at: at().regions(3), "image 3 is not in .*, whose 4 images have ids from 2 to 7; images() lists them"),
     (lambda at: at().to_pandas(["a.jpg"]), "image 'a.jpg': expected an image id, a whole number; images() has them"),
     (lambda at: at().to_arrow([2, 99]), "image 99 is not in "),
+    (lambda at: at().to_arrow(99), "image 99 is not in "),
+    (lambda at: at().to_pandas("25"), "image '25': expected an image id, a whole number; images() has them"),
+    (lambda at: at().to_pandas(2.5), "image 2.5: expected an image id, a whole number; images() has them"),
+    (lambda at: plgen_ddp.open_store(None), "open_store: output is None; expected the folder of a run, its run.output"),
     (lambda at: at().search("  "), "search: the text is '  '; expected a prompt such as 'a red umbrella'"),
     (lambda at: at().search(["cat"]), "search: the text is ['cat']; expected a prompt"),
     (lambda at: at().search("cat", k=0), "search: k is 0; expected a whole number from 1"),
