@@ -374,8 +374,55 @@ def test_mistakes_are_one_line(drawn, tmp_path, capsys):
     assert "has no pseudo labels" in refused(
         capsys, "report", ["--labels", drawn / "truth.json", "--output", tmp_path / "a"]
     )
+    line = refused(capsys, "report", ["--labels", labels, "--output", tmp_path / "a", "--seed", "-1"])
+    assert line == "error: --seed: -1 is negative; it is 0 or more\n"
     line = refused(capsys, "report", ["--labels", labels, "--output", labels])
     assert "--output" in line and "is --labels" in line
+
+
+def changed(source, path, change):
+    """A copy of a JSON after a change of its content."""
+    content = json.loads(source.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_labels_of_another_data_set_are_not_compared(drawn, tmp_path, capsys):
+    words = ["--labels", drawn / "labels.json", "--output", tmp_path / "report.html", "--compare"]
+    size = changed(drawn / "labels.json", tmp_path / "a.json", lambda content: content["images"][3].update(width=161))
+    line = refused(capsys, "report", [*words, size])
+    assert f"image 4 is 160 x 120 in {drawn / 'labels.json'} and 161 x 120 in {size}" in line
+    name = changed(
+        drawn / "labels.json", tmp_path / "b.json", lambda content: content["images"][3].update(file_name="x.jpg")
+    )
+    assert "--compare: image 4 is 4.jpg in " in refused(capsys, "report", [*words, name])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_comparison_says_how_many_images_both_files_have(drawn, tmp_path):
+    write_labels(tmp_path / "few.json", 4)
+    more = tmp_path / "report.html"
+    call("report", "--labels", tmp_path / "few.json", "--compare", drawn / "labels.json", "--output", more)
+    assert "4 images are in both files, 76 only in the second." in more.read_text()
+    assert "in both files" not in (drawn / "both.html").read_text()
+
+
+def test_labels_that_do_not_say_their_names_are_compared_with_ground_truth_by_novel(drawn, tmp_path, capsys):
+    bare = changed(drawn / "labels.json", tmp_path / "bare.json", lambda content: content.pop("info"))
+    words = ["--labels", bare, "--ground-truth", drawn / "truth.json"]
+    assert "give them with --novel" in refused(capsys, "report", words)
+    call("report", *words, "--novel", NAMES[0], NAMES[2])
+    text = (tmp_path / "report.html").read_text()
+    rows = [name for _, name, _ in labels_in(bare)[1] if name in (NAMES[0], NAMES[2])]
+    assert f"<h1>{len(rows)} labels on 80 images</h1>" in text
+    result = evaluate(bare, drawn / "truth.json", [NAMES[0], NAMES[2]])
+    assert f"precision {result.quality.precision:.3f}, recall {result.quality.recall:.3f}" in text
+    assert "has no category 'cot'; did you mean 'cat'" in refused(capsys, "report", [*words, "--novel", "cot"])
+    line = refused(
+        capsys, "report", ["--labels", drawn / "labels.json", "--novel", "table", "--output", tmp_path / "x"]
+    )
+    assert "was not made for 'table'" in line
 
 
 def test_a_file_without_any_label_has_a_report(tmp_path):
