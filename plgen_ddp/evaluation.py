@@ -123,7 +123,7 @@ def judge_file(
         pseudo_labels=len(compared.labels),
         images=len(compared.images),
         AP50_by_name=_ap50_by_name(run, compared),
-        score_threshold=float(threshold) if isinstance(threshold, int | float) else None,
+        score_threshold=float(threshold) if isinstance(threshold, int | float) and 0 <= threshold <= 1 else None,
         quality=quality_of(list(judged.values()), sum(len(boxes.names) for boxes in objects.values())),
         base_objects=len(compared.base),
         store=None if regions is None else _store_recall(regions, compared),
@@ -179,7 +179,7 @@ def _compared(
         raise UserError(f"{labels} and {ground_truth} have no image to compare")
     base_names = made.recorded("label", "base")
     if isinstance(base_names, list):
-        base_ids = {ids[name] for name in base_names if name in ids}
+        base_ids = {ids[name] for name in base_names if isinstance(name, str) and name in ids}
     else:
         base_ids = set(ids.values()) - {ids[name] for name in made.made_for() or [] if name in ids}
     base_ids -= novel_ids

@@ -16,6 +16,8 @@ from plgen_ddp.store import RegionStore
 # What `print_scoring` leaves in the log of the first rank.
 _SPEED = re.compile(r"scored (\d+) images, .*\(([\d.]+) images/s\) on (\d+) ranks?;")
 
+_NAMED = 8  # names in a sentence
+
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
@@ -44,6 +46,14 @@ class LabelFile:
     judged: JudgedFile | None
     failures: list[tuple[int, str, str]] | None
     speed: str | None
+
+    @property
+    def thresholds(self) -> list[float]:
+        """Those that the labels were kept at, one or one a name; empty where the file says nothing usable."""
+        own = self.recorded("label", "score_threshold")
+        values = list(own.values()) if isinstance(own, dict) else [own]
+        numbers = [float(value) for value in values if isinstance(value, int | float) and 0 <= value <= 1]
+        return numbers if len(numbers) == len(values) else []
 
     def recorded(self, *keys: str) -> Any:
         """What the file's `info` says under nested keys; None where it says nothing."""
@@ -146,6 +156,23 @@ def check_same_images(first: LabelFile, second: LabelFile) -> None:
                 f"--compare: image {image.id} is {what[0]} in {first.path} and {what[1]} in {second.path}; give labels "
                 "of the same images"
             )
+
+
+def which_names(first: LabelFile, second: LabelFile) -> str:
+    """Which names two files do not share, in words; empty where they have the same ones."""
+    pairs = (("first", first, second), ("second", second, first))
+    lonely = {which: [name for name in own.names if name not in other.names] for which, own, other in pairs}
+    parts = [
+        f"only the {which} has {', '.join(names[:_NAMED])}"
+        + (f" and {len(names) - _NAMED} more" * (len(names) > _NAMED))
+        for which, names in lonely.items()
+        if names
+    ]
+    if not parts:
+        return ""
+    return (
+        f"The files have different names: {'; '.join(parts)}. Counts and ground truth of a file are of its own names."
+    )
 
 
 def which_images(first: LabelFile, second: LabelFile) -> str:
