@@ -570,6 +570,8 @@ def test_long_names_and_names_of_two_lines_stay_in_their_places(browser, tmp_pat
     page.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     page.screenshot("long-names.png", whole=True)
     assert page.run("return document.documentElement.scrollWidth") <= 485
+    rows = "return Math.max(...[...document.querySelectorAll('tbody tr')].map((row) => row.offsetHeight))"
+    assert page.run(rows) < 1500, "not a letter a line"
     outside = """
         return [...document.querySelectorAll(".plot svg text")].filter((one) => {
             const own = one.getBoundingClientRect(), card = one.closest(".plot").getBoundingClientRect();
