@@ -25,6 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__, schema=None)
     parser.add_argument("--labels", type=Path, metavar="FILE", help="written by score.py or label.py")
     parser.add_argument("--ground-truth", type=Path, metavar="FILE", help="has annotations of the novel names")
+    parser.add_argument("--novel", nargs="+", metavar="NAME", help="names to show; the labels' own by default")
     parser.add_argument("--images", type=Path, metavar="DIR", help="the image root, for thumbnails")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="other labels, shown beside the first")
     parser.add_argument("--run", type=Path, metavar="DIR", help="run.output of the labels; their folder by default")
@@ -35,6 +36,8 @@ def main(words: Sequence[str] | None = None) -> int:
     with one_line_errors():
         if options.labels is None and not (options.failures and options.run):
             raise UserError("--labels is missing; with --failures, --run does too")
+        if options.seed < 0:
+            raise UserError(f"--seed: {options.seed} is negative; it is 0 or more")
         folder = options.run or options.labels.parent
         default = folder / "failures.html" if options.failures else options.labels.parent / "report.html"
         output = options.output or default
@@ -51,6 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
             images=options.images,
             other=options.compare,
             run=options.run,
+            novel=options.novel,
             seed=options.seed,
         )
         print_line(f"wrote {made.path}: {made.labels} labels, {made.images} images shown, {made.size / 1e6:.1f} MB")

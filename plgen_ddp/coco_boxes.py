@@ -28,6 +28,24 @@ class ImageRow(msgspec.Struct):
         return PurePosixPath(self.file_name or self.coco_url or "").name
 
 
+def image_difference(first: ImageRow, second: ImageRow) -> tuple[str, str] | None:
+    """How two files contradict each other about an image of one id: its size or its name in each. None: the same image.
+
+    An id alone does not say that both files mean the same image. A size or a name that one of them lacks is no
+    contradiction.
+    """
+    sizes = [(image.width, image.height) for image in (first, second)]
+    if sizes[0] != sizes[1] and all(None not in size for size in sizes):
+        one, other = (f"{width} x {height}" for width, height in sizes)
+        return one, other
+    one, other = first.name(), second.name()
+    stems = [name.rpartition(".")[0] or name for name in (one, other)]
+    # The same photo is COCO_val2014_000000000042.jpg in one release and 000000000042.jpg in another.
+    if stems[0].endswith(stems[1]) or stems[1].endswith(stems[0]):
+        return None
+    return one, other
+
+
 class BoxRow(msgspec.Struct, gc=False):
     """An annotation; `confidence` marks a pseudo label."""
 

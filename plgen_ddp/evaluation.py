@@ -15,7 +15,15 @@ from pycocotools.cocoeval import COCOeval
 
 from plgen_ddp.box_recall import box_recall, store_to_judge
 from plgen_ddp.boxes import covered, ious, match_one_to_one
-from plgen_ddp.coco_boxes import BoxFile, BoxRow, ImageRow, boxes_by_image, read_box_file, read_ground_truth
+from plgen_ddp.coco_boxes import (
+    BoxFile,
+    BoxRow,
+    ImageRow,
+    boxes_by_image,
+    image_difference,
+    read_box_file,
+    read_ground_truth,
+)
 from plgen_ddp.errors import UserError
 from plgen_ddp.figures import Evaluation, StoreRecall
 from plgen_ddp.label_quality import NO_BOXES, RIGHT_IOU, ImageBoxes, JudgedBoxes, judge_boxes, quality_of
@@ -115,7 +123,7 @@ def judge_file(
         pseudo_labels=len(compared.labels),
         images=len(compared.images),
         AP50_by_name=_ap50_by_name(run, compared),
-        score_threshold=float(threshold) if isinstance(threshold, int | float) else None,
+        score_threshold=float(threshold) if isinstance(threshold, int | float) and 0 <= threshold <= 1 else None,
         quality=quality_of(list(judged.values()), sum(len(boxes.names) for boxes in objects.values())),
         base_objects=len(compared.base),
         store=None if regions is None else _store_recall(regions, compared),
@@ -171,7 +179,7 @@ def _compared(
         raise UserError(f"{labels} and {ground_truth} have no image to compare")
     base_names = made.recorded("label", "base")
     if isinstance(base_names, list):
-        base_ids = {ids[name] for name in base_names if name in ids}
+        base_ids = {ids[name] for name in base_names if isinstance(name, str) and name in ids}
     else:
         base_ids = set(ids.values()) - {ids[name] for name in made.made_for() or [] if name in ids}
     base_ids -= novel_ids
@@ -189,20 +197,11 @@ def _compared(
 
 
 def _check_same_image(real: ImageRow, made: ImageRow, labels: Path, ground_truth: Path) -> None:
-    """An id alone does not say that both files mean the same image."""
-    sizes = [(image.width, image.height) for image in (real, made)]
-    if sizes[0] != sizes[1] and all(None not in size for size in sizes):
-        what = [f"{width} x {height}" for width, height in sizes]
-    else:
-        what = [image.name() for image in (real, made)]
-        stems = [name.rpartition(".")[0] or name for name in what]
-        # The same photo is COCO_val2014_000000000042.jpg in one release and 000000000042.jpg in another.
-        if stems[0].endswith(stems[1]) or stems[1].endswith(stems[0]):
-            return
-    raise UserError(
-        f"image {real.id} is {what[0]} in {ground_truth} and {what[1]} in {labels}; give the ground truth of the "
-        "labelled images"
-    )
+    if (what := image_difference(real, made)) is not None:
+        raise UserError(
+            f"image {real.id} is {what[0]} in {ground_truth} and {what[1]} in {labels}; give the ground truth of the "
+            "labelled images"
+        )
 
 
 def _coco_eval(compared: _Compared) -> COCOeval:

@@ -150,7 +150,7 @@ def _yolo(made: BoxFile, images: Mapping[int, ImageRow], names: Mapping[int, str
                 target.parent.mkdir(parents=True)
             _write(target, lines.get(image_id, []))
         _write(partial / "train.txt", (f"./images/{path}\n" for path in paths.values()))
-        _write(partial / "classes.txt", (f"{name}\n" for name in names.values()))
+        _write(partial / "classes.txt", (f"{' '.join(name.splitlines())}\n" for name in names.values()))
         quoted = (f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for number, name in enumerate(names.values()))
         # A JSON string is a YAML string. Trainers want a `val`; without one of the user's it is the same list.
         _write(partial / "data.yaml", ["train: train.txt\nval: train.txt\nnames:\n", *quoted])

@@ -101,6 +101,16 @@ def test_a_yolo_folder_says_the_same_boxes(labels, tmp_path):
     assert not list(tmp_path.glob(".*")), "nothing under a temporary name is left"
 
 
+def test_a_line_end_in_a_name_is_a_space_in_the_list_of_names(labels, tmp_path):
+    content = json.loads(labels.read_text())
+    content["categories"][0]["name"] = "black\ncat"
+    labels.write_text(json.dumps(content))
+    export(labels, "yolo", tmp_path / "yolo")
+    listed = (tmp_path / "yolo" / "classes.txt").read_text(encoding="utf-8").splitlines()
+    assert listed == ["black cat", *(category["name"] for category in CATEGORIES[1:])]
+    assert yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text(encoding="utf-8"))["names"][0] == "black\ncat"
+
+
 def test_every_image_of_a_yolo_list_has_its_file_where_trainers_look(labels, tmp_path):
     content = json.loads(labels.read_text())
     content["images"][1]["file_name"] = "images/a.png"  # the user's images folder is ours

@@ -7,6 +7,7 @@ that plots follow light and dark.
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.transforms import blended_transform_factory
 
 # matplotlib's colours, and the CSS variables that take their places.
 _CSS = {
@@ -30,6 +34,7 @@ _INK, _RULE, _BAR, _ACCENT, _PANEL, _FAINT = _CSS
 _WIDTH = 340  # points, which are the SVG's units: a phone shows them one to one
 _FONT = 14
 _TICKS = 4
+_NAMES = 138  # points, the room for a name and the gaps around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ def bar_frame(key: str, labels: Sequence[str], x: str, *, every: int = 1, marker
 
 def name_frame(key: str, names: Sequence[str], x: str, *, shares: bool = False) -> Frame:
     """Lying bars `KEY-b0`, ..., one a name from the top; ticks of the x axis are the page's to name, unless shares."""
-    figure, axes = _axes(height=22 * len(names) + 64, left=138, bottom=46)
+    figure, axes = _axes(height=22 * len(names) + 64, left=_NAMES, bottom=46)
     places = np.arange(len(names))
     bars = axes.barh(places, np.ones(len(names)), height=0.72, color=_BAR, linewidth=0)
     for number, bar in enumerate(bars):
@@ -107,7 +112,7 @@ def curve_frame(
 def grid_frame(key: str, rows: Sequence[str], columns: Sequence[str], x: str, y: str) -> Frame:
     """A grid of cells `KEY-rR-cC`, whose opacity is the page's, each with a text `KEY-rR-cC-t`."""
     step = 30
-    figure, axes = _axes(height=step * len(rows) + 150, left=138, bottom=140)
+    figure, axes = _axes(height=step * len(rows) + _NAMES + 30, left=_NAMES, bottom=_NAMES + 18)
     for row in range(len(rows)):
         for column in range(len(columns)):
             place = f"{key}-r{row}-c{column}"
@@ -115,9 +120,12 @@ def grid_frame(key: str, rows: Sequence[str], columns: Sequence[str], x: str, y:
             axes.text(column, row, "0", ha="center", va="center", color=_INK, fontsize=_FONT, gid=f"{place}-t")
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, parse_math=False)
-    axes.set_yticks(range(len(rows)), [_short(name) for name in rows], parse_math=False)
+    axes.set_yticks(range(len(rows)), [_short(name, _NAMES - 26) for name in rows], parse_math=False)
     axes.set_xlabel(x, color=_INK)
     axes.set_ylabel(y, color=_INK)
+    axes.yaxis.set_label_coords(
+        15 / _WIDTH, 0.5, transform=blended_transform_factory(figure.transFigure, axes.transAxes)
+    )
     return _svg(figure, axes, key)
 
 
@@ -148,8 +156,25 @@ def _value_ticks(axes: Axes, key: str, *, across: bool = False) -> None:
         text.set_gid(f"{key}-y{number}")
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 17 else name[:16] + "…"
+def _short(name: str, room: float = _NAMES - 8) -> str:
+    """The name on one line, cut where it is wider than the room, in points."""
+    name = " ".join(name.split())
+    if _width(name) <= room:
+        return name
+    kept = len(name)
+    while kept and _width(name[:kept]) + _width("…") > room:
+        kept = min(kept - 1, _FONT * 8)
+    return name[:kept] + "…"
+
+
+def _width(text: str) -> float:
+    """Of a text in points, in matplotlib's font, which is wider than most; letters of East Asia take a square each."""
+    wide = [letter for letter in text if unicodedata.east_asian_width(letter) in "WF"]
+    narrow = "".join(letter for letter in text if letter not in wide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks
+        own, _, _ = text_to_path.get_text_width_height_descent(narrow, FontProperties(size=_FONT), ismath=False)
+    return float(own) + _FONT * len(wide)
 
 
 def _styled(tag: re.Match[str]) -> str:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,15 @@ class Card:
         image: id, size and file name.
         thumbnail: a data URI; empty where there is none.
         labels: of each file, by falling score.
-        base, truth: base annotations, and the novel objects of the ground truth.
+        base: base annotations.
+        truth: for each file, the ground truth's objects of its novel names.
     """
 
     image: Image
     thumbnail: str
     labels: list[list[Box]]
     base: list[Box]
-    truth: list[Box] = field(default_factory=list)
+    truth: list[list[Box]]
 
 
 def colour_of(place: int) -> str:
@@ -143,14 +144,14 @@ def make_cards(
     ]
     thumbnails = {} if root is None else read_thumbnails(images, root, _scored_json(first))
     boxes = [_labels(labels, wanted, names, grid) for labels, grid in zip(files, grids, strict=True)]
-    base, truth = _base(first, wanted), _truth(first, wanted)
+    base, truth = _base(first, wanted), [_truth(labels, wanted, names) for labels in files]
     return {
         image.id: Card(
             image,
             thumbnails.get(image.id, ""),
             [own.get(image.id, []) for own in boxes],
             base.get(image.id, []),
-            truth.get(image.id, []),
+            [own.get(image.id, []) for own in truth],
         )
         for image in images
     }
@@ -230,13 +231,13 @@ def _base(labels: LabelFile, wanted: set[int]) -> dict[int, list[Box]]:
     return found
 
 
-def _truth(labels: LabelFile, wanted: set[int]) -> dict[int, list[Box]]:
+def _truth(labels: LabelFile, wanted: set[int], names: Sequence[str]) -> dict[int, list[Box]]:
     if labels.judged is None:
         return {}
     judged = labels.judged
     return {
         image_id: [
-            Box(x0, y0, x1 - x0, y1 - y0, judged.name_of[number])
+            Box(x0, y0, x1 - x0, y1 - y0, judged.name_of[number], names.index(judged.name_of[number]))
             for (x0, y0, x1, y1), number in zip(boxes.boxes_xyxy.tolist(), boxes.names.tolist(), strict=True)
         ]
         for image_id, boxes in judged.objects.items()

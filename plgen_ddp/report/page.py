@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from plgen_ddp.files import write_atomically
 from plgen_ddp.report.gallery import KIND_WORDS, choose_images, colour_of, make_cards
-from plgen_ddp.report.label_file import LabelFile, read_label_file, same_images
+from plgen_ddp.report.label_file import LabelFile, check_same_images, read_label_file, which_images, which_names
 from plgen_ddp.report.page_data import Tables, make_tables, packed
 from plgen_ddp.report.plots import Plot, make_plots
 from plgen_ddp.report.rendering import ReportSummary, rendered
-from plgen_ddp.report.words import facts_of, threshold_in_words
+from plgen_ddp.report.words import facts_of, threshold_in_words, thresholds_in_short
 
 _GROUPS = {
     "best": ("Best", "the highest mean score, images with two labels or more first"),
@@ -32,6 +32,7 @@ def write_report(
     images: Path | None = None,
     other: Path | None = None,
     run: Path | None = None,
+    novel: Sequence[str] | None = None,
     seed: int = 0,
 ) -> ReportSummary:
     """Writes the report of a labelled JSON.
@@ -41,14 +42,17 @@ def write_report(
         images: the image root; without it, boxes are drawn on an empty ground.
         other: another labelled JSON of the same images, to be shown beside it.
         run: the `run.output` of the labels, for failures and speed; the labels' folder by default.
-        seed: of the sample of images.
+        novel: the names whose labels are shown; those that a file was made for by default.
+        seed: of the sample of images, 0 or more.
 
     Raises:
-        UserError: an unreadable file, files of different images, or no image under `images`.
+        UserError: an unreadable file, files of different images, a name that a file lacks, or no image under `images`.
     """
-    files = [read_label_file(path, ground_truth, run if path == labels else None) for path in (labels, other) if path]
+    files = [
+        read_label_file(path, ground_truth, run if path == labels else None, novel) for path in (labels, other) if path
+    ]
     if len(files) == 2:
-        same_images(files[0], files[1])
+        check_same_images(files[0], files[1])
     names = list(dict.fromkeys(name for file in files for name in file.names))
     tables = [make_tables(file) for file in files]
     chosen = choose_images(files[0], seed=seed)
@@ -66,6 +70,8 @@ def write_report(
     content = {
         "files": [_file(*one) for one in zip(titles, files, tables, plots, strict=True)],
         "first": files[0],
+        "which_images": which_images(*files) if len(files) == 2 else "",
+        "which_names": which_names(*files) if len(files) == 2 else "",
         "names": names,
         "colours": [colour_of(place) for place in range(len(names))],
         "dataset": files[0].recorded("annotations", "name") or files[0].path.name,
@@ -112,6 +118,7 @@ def _file(title: str, file: LabelFile, tables: Tables, plots: Sequence[Plot]) ->
         "names": file.names,
         "extremes": None if len(counts) < 2 else (file.names[most], counts[most], file.names[least], counts[least]),
         "threshold": threshold_in_words(file),
+        "opens_at": _opens_at(file, tables),
         "grid": tables.grid.tolist(),
         "plots": [(plot.key, plot.title, plot.what, Markup(plot.frame.svg)) for plot in plots],
         "objects": None if tables.objects is None else tables.objects.tolist(),
@@ -119,9 +126,16 @@ def _file(title: str, file: LabelFile, tables: Tables, plots: Sequence[Plot]) ->
     }
 
 
+def _opens_at(file: LabelFile, tables: Tables) -> str:
+    """What the slider says at its first step: where the file's own thresholds are several, all of them."""
+    first = float(tables.grid[0])
+    return thresholds_in_short(file.thresholds if first in file.thresholds else [first])
+
+
 def _data(file: LabelFile, tables: Tables, plots: Sequence[Plot], names: Sequence[str]) -> dict[str, Any]:
     """What the script reads of one file."""
     data: dict[str, Any] = {
+        "opens_at": _opens_at(file, tables),
         "grid": tables.grid.tolist(),
         "images": len(file.file.images),
         "scopes": [0, *(file.names.index(name) + 1 if name in file.names else -1 for name in names)],

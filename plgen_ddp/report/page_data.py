@@ -24,7 +24,7 @@ SHOWN_NAMES = 24
 """Names that a plot shows at once, those with most labels. The table has all of them."""
 CONFUSED = 10
 """Names of the confusion plot."""
-_NEAR = 0.1  # a slider that starts further below the lowest score would do nothing for long
+_NEAR = 0.1  # a slider with every step from further below the lowest score would do nothing for long
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,7 @@ class Tables:
 
 def make_tables(labels: LabelFile) -> Tables:
     """Counts everything that the page shows of a file."""
-    own = labels.recorded("label", "score_threshold")
-    grid = threshold_grid(labels.scores, own if isinstance(own, float) else None)
+    grid = threshold_grid(labels.scores, min(labels.thresholds, default=None))
     steps, names = steps_of(labels.scores, grid), len(labels.names)
     counts = _table(labels.name, steps, np.zeros(len(steps), np.int64), names, len(grid), 1)
     size = np.searchsorted(SIZES, np.sqrt(labels.boxes_xywh[:, 2:].clip(0).prod(axis=1)), side="left")
@@ -88,16 +87,16 @@ def threshold_grid(scores: np.ndarray, own: float | None = None) -> np.ndarray:
     """Thresholds float64 (steps,), hundredths or two-hundredths, from just below the lowest score up to under 1.
 
     Args:
-        own: the threshold that the labels were made with, if it is one. The grid starts there, unless all labels lie
-            far above it.
+        own: the lowest threshold that the labels were made with. The grid starts there; where all labels lie far above
+            it, the next step is just below them.
     """
-    lowest = float(scores.min()) if len(scores) else 0.0
-    starts_there = own is not None and own < lowest < own + _NEAR
-    start = own if own is not None and starts_there else lowest
+    lowest = float(scores.min()) if len(scores) else own or 0.0
+    starts_there = own is not None and (own < lowest or not len(scores))
+    start = own if own is not None and starts_there and lowest < own + _NEAR else lowest
     parts = 100 if start < 0.5 else 200
     first = max(int(np.ceil(start * parts)) - 1, 0)
     even = np.round(np.arange(min(first, parts - 1), parts) / parts, 3)
-    return np.append(start, even[even > start]) if starts_there else even
+    return np.append(own, even[even > own]) if own is not None and starts_there else even
 
 
 def steps_of(scores: np.ndarray, grid: np.ndarray) -> np.ndarray:

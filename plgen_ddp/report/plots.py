@@ -13,6 +13,8 @@ from plgen_ddp.report.page_data import MOST_AN_IMAGE, SIZES, Tables
 
 # Curves of names that are drawn: those with most objects.
 _CURVES = 60
+MOST_START = 0.99
+"""The axis of thresholds has some length even where the only threshold is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def make_plots(key: str, file: LabelFile, tables: Tables) -> list[Plot]:
         "scores": frames.bar_frame(f"{key}-scores", thresholds, "score", every=every, marker=True),
         "counts": frames.bar_frame(f"{key}-counts", thresholds, "threshold", every=every, marker=True),
         "per": frames.bar_frame(f"{key}-per", [*map(str, range(MOST_AN_IMAGE)), f"{MOST_AN_IMAGE}+"], "labels"),
-        "sizes": frames.bar_frame(f"{key}-sizes", sizes, "pixels, from"),
+        "sizes": frames.bar_frame(f"{key}-sizes", sizes, "pixels, from", every=2),
         "names": frames.name_frame(f"{key}-names", names, "labels"),
     }
     quality, objects = tables.quality, tables.objects
@@ -70,7 +72,7 @@ def make_plots(key: str, file: LabelFile, tables: Tables) -> list[Plot]:
                 [(scope, grid, quality[scope, :, 2]) for scope in scopes],
                 "threshold",
                 "F1",
-                (float(grid[0]), 1),
+                (min(float(grid[0]), MOST_START), 1),
             ),
             "kinds": frames.name_frame(f"{key}-kinds", [KIND_WORDS[kind] for kind in KINDS], "labels"),
             "ap": frames.name_frame(f"{key}-ap", names, "AP50", shares=True),

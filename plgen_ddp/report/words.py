@@ -1,5 +1,6 @@
 """What made a labelled JSON, in words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from plgen_ddp.report.label_file import LabelFile
@@ -7,14 +8,11 @@ from plgen_ddp.report.label_file import LabelFile
 
 def threshold_in_words(labels: LabelFile) -> str:
     """At which threshold the labels were kept, and how it was chosen."""
-    threshold = labels.recorded("label", "score_threshold")
-    if isinstance(threshold, dict) and threshold:
-        low, high = min(threshold.values()), max(threshold.values())
-        kept = f"a score above {low:.3g} to {high:.3g}, one threshold for each name"
-    elif isinstance(threshold, int | float):
-        kept = f"a score above {threshold:.3g}"
-    else:
+    if not labels.thresholds:
         return "The file does not say at which threshold they were kept."
+    kept = f"a score above {thresholds_in_short(labels.thresholds)}"
+    if isinstance(labels.recorded("label", "score_threshold"), dict):
+        kept += ", one threshold for each name"
     wanted = labels.recorded("label", "per_image")
     how = {
         "fixed": "as the config gives it (label.threshold=fixed)",
@@ -25,10 +23,16 @@ def threshold_in_words(labels: LabelFile) -> str:
     return f"Kept are boxes with {kept}, {how}."
 
 
+def thresholds_in_short(thresholds: Sequence[float]) -> str:
+    """The threshold, or the lowest and the highest of several."""
+    low, high = (f"{value:.3g}" for value in (min(thresholds), max(thresholds)))
+    return low if low == high else f"{low} to {high}"
+
+
 def facts_of(file: LabelFile) -> list[tuple[str, str]]:
     """What made the labels, as (what, value)."""
-    identity = file.recorded("store") or {}
-    label = file.recorded("label") or {}
+    identity, label = (found if isinstance(found := file.recorded(key), dict) else {} for key in ("store", "label"))
+    templates = label.get("templates")
     failed, absent = file.recorded("images_failed"), file.recorded("images_not_scored")
     rule = ", ".join(f"{key} {label[key]}" for key in ("class_score", "box_score", "fusion") if label.get(key))
     facts = [
@@ -36,7 +40,7 @@ def facts_of(file: LabelFile) -> list[tuple[str, str]]:
         ("Boxes by", _weights(identity.get("detector"))),
         ("Names by", _weights(identity.get("clip"))),
         ("Rule", rule),
-        ("Prompts", f"{len(label['templates'])} templates" if label.get("templates") else ""),
+        ("Prompts", f"{len(templates)} templates" if isinstance(templates, list) and templates else ""),
         ("Speed of scoring", file.speed or "not recorded beside the labels"),
         (
             "Failures",

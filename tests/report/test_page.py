@@ -15,6 +15,7 @@ from plgen_ddp.manifest import Manifest
 from plgen_ddp.records import Regions, Similarity
 from plgen_ddp.report.label_file import read_label_file
 from plgen_ddp.report.page_data import above, make_tables, threshold_grid
+from plgen_ddp.report.words import facts_of, threshold_in_words
 from plgen_ddp.store import RegionStore
 
 EVIL = "<script>document.title='broken in'</script>-->"
@@ -143,6 +144,18 @@ class Page:
         script = "return document.querySelector(`#tiles-${arguments[1]} [data-count='${arguments[0]}']`).textContent"
         return float(self.run(script, what, file).replace("\u202f", ""))
 
+    def text(self, selector):
+        return self.run("return document.querySelector(arguments[0]).textContent", selector)
+
+    def shown_truth(self, file=0):
+        """(image id, name) of every box of the ground truth that is seen, and of every line of the lists."""
+        script = """
+            return [`svg[data-file="${arguments[0]}"] g.truth`, "li.object"].map((selector) =>
+                [...document.querySelectorAll(selector)].filter((one) => getComputedStyle(one).display !== "none")
+                .map((one) => [+one.closest(".card").dataset.id,
+                    (one.querySelector("title") ?? one).textContent.replace(", ground truth", "")]));"""
+        return [sorted(map(tuple, found)) for found in self.run(script, file)]
+
     def shown_boxes(self, file=0):
         """(image id, place of the name) of every label box that is seen."""
         script = """
@@ -242,7 +255,8 @@ def test_a_name_that_is_a_script_stays_text(browser, drawn):
     assert page.run("return document.scripts.length") == 2
     assert EVIL in page.run("return [...document.querySelectorAll('#name option')].map((o) => o.textContent)")
     ticks = page.run("return [...document.querySelectorAll('#p0-names text')].map((text) => text.textContent)")
-    assert {"cat", EVIL[:16] + "…", NAMES[2][:16] + "…"} <= set(ticks)
+    cut = {tick.removesuffix("…") for tick in ticks if len(tick) > 10}
+    assert "cat" in ticks and len(cut) == 2 and all(any(name.startswith(one) for name in NAMES) for one in cut)
     text = (drawn / "report.html").read_text()
     assert "<script>document" not in text and "&lt;script&gt;document" in text
     for loaded in ("http:", "https:"):
@@ -374,8 +388,55 @@ def test_mistakes_are_one_line(drawn, tmp_path, capsys):
     assert "has no pseudo labels" in refused(
         capsys, "report", ["--labels", drawn / "truth.json", "--output", tmp_path / "a"]
     )
+    line = refused(capsys, "report", ["--labels", labels, "--output", tmp_path / "a", "--seed", "-1"])
+    assert line == "error: --seed: -1 is negative; it is 0 or more\n"
     line = refused(capsys, "report", ["--labels", labels, "--output", labels])
     assert "--output" in line and "is --labels" in line
+
+
+def changed(source, path, change):
+    """A copy of a JSON after a change of its content."""
+    content = json.loads(source.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_labels_of_another_data_set_are_not_compared(drawn, tmp_path, capsys):
+    words = ["--labels", drawn / "labels.json", "--output", tmp_path / "report.html", "--compare"]
+    size = changed(drawn / "labels.json", tmp_path / "a.json", lambda content: content["images"][3].update(width=161))
+    line = refused(capsys, "report", [*words, size])
+    assert f"image 4 is 160 x 120 in {drawn / 'labels.json'} and 161 x 120 in {size}" in line
+    name = changed(
+        drawn / "labels.json", tmp_path / "b.json", lambda content: content["images"][3].update(file_name="x.jpg")
+    )
+    assert "--compare: image 4 is 4.jpg in " in refused(capsys, "report", [*words, name])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_comparison_says_how_many_images_both_files_have(drawn, tmp_path):
+    write_labels(tmp_path / "few.json", 4)
+    more = tmp_path / "report.html"
+    call("report", "--labels", tmp_path / "few.json", "--compare", drawn / "labels.json", "--output", more)
+    assert "4 images are in both files, 76 only in the second." in more.read_text()
+    assert "in both files" not in (drawn / "both.html").read_text()
+
+
+def test_labels_that_do_not_say_their_names_are_compared_with_ground_truth_by_novel(drawn, tmp_path, capsys):
+    bare = changed(drawn / "labels.json", tmp_path / "bare.json", lambda content: content.pop("info"))
+    words = ["--labels", bare, "--ground-truth", drawn / "truth.json"]
+    assert "give them with --novel" in refused(capsys, "report", words)
+    call("report", *words, "--novel", NAMES[0], NAMES[2])
+    text = (tmp_path / "report.html").read_text()
+    rows = [name for _, name, _ in labels_in(bare)[1] if name in (NAMES[0], NAMES[2])]
+    assert f"<h1>{len(rows)} labels on 80 images</h1>" in text
+    result = evaluate(bare, drawn / "truth.json", [NAMES[0], NAMES[2]])
+    assert f"precision {result.quality.precision:.3f}, recall {result.quality.recall:.3f}" in text
+    assert "has no category 'cot'; did you mean 'cat'" in refused(capsys, "report", [*words, "--novel", "cot"])
+    line = refused(
+        capsys, "report", ["--labels", drawn / "labels.json", "--novel", "table", "--output", tmp_path / "x"]
+    )
+    assert "was not made for 'table'" in line
 
 
 def test_a_file_without_any_label_has_a_report(tmp_path):
@@ -384,3 +445,153 @@ def test_a_file_without_any_label_has_a_report(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(content))
     call("report", "--labels", tmp_path / "labels.json", "--ground-truth", tmp_path / "truth.json")
     assert "<h1>0 labels on 5 images</h1>" in (tmp_path / "report.html").read_text()
+
+
+def objects_in(path, names):
+    content = json.loads(Path(path).read_text())
+    name_of = {row["id"]: row["name"] for row in content["categories"]}
+    rows = [(row["image_id"], name_of[row["category_id"]]) for row in content["annotations"]]
+    return sorted(row for row in rows if row[1] in names)
+
+
+def test_ground_truth_follows_the_name_filter_and_base_annotations_stay(browser, drawn):
+    page = Page(browser, drawn / "report.html")
+    count = (
+        "return [...document.querySelectorAll('g.base')].filter((b) => getComputedStyle(b).display !== 'none').length"
+    )
+    sample = {image for image, _ in page.shown_truth()[0]}
+    base = page.run(count)
+    for name in ("cat", None, NAMES[2]):
+        page.name(name or "all names")
+        wanted = [
+            row for row in objects_in(drawn / "truth.json", NAMES if name is None else [name]) if row[0] in sample
+        ]
+        assert page.shown_truth() == [wanted, wanted] and wanted
+    assert page.run(count) == base > 0
+    page.run("document.getElementById('show-truth').click()")
+    assert page.shown_truth() == [[], []]
+
+
+def test_each_of_two_files_has_the_ground_truth_of_its_own_names(browser, tmp_path):
+    write_labels(tmp_path / "first.json", 20)
+    split = [NAMES[:2], NAMES[1:]]
+
+    def keep(content, names):
+        ids = {row["id"] for row in content["categories"] if row["name"] in names}
+        content["info"]["plgen_ddp"]["label"]["novel"] = names
+        content["annotations"] = [
+            row for row in content["annotations"] if "confidence" not in row or row["category_id"] in ids
+        ]
+
+    changed(tmp_path / "first.json", tmp_path / "second.json", lambda content: keep(content, split[1]))
+    changed(tmp_path / "first.json", tmp_path / "first.json", lambda content: keep(content, split[0]))
+    words = ["--labels", tmp_path / "first.json", "--compare", tmp_path / "second.json"]
+    call("report", *words, "--ground-truth", tmp_path / "truth.json")
+    page = Page(browser, tmp_path / "report.html", width=1000)
+    for file, names in enumerate(split):
+        assert page.shown_truth(file)[0] == objects_in(tmp_path / "truth.json", names)
+    assert page.shown_truth()[1] == sorted(row for names in split for row in objects_in(tmp_path / "truth.json", names))
+    note = page.text("#which-names")
+    assert f"only the first has cat; only the second has {NAMES[2]}. " in note
+    page.name("cat")
+    assert page.count("labels") > 0 == page.count("labels", 1)
+    assert {page.text(f"#tiles-1 [data-count='{what}']") for what in ("precision", "recall", "f1", "ap50")} == {
+        "\u2013"
+    }
+    shown = "return [0, 1].map((n) => getComputedStyle(document.querySelector(`#p${n}-sizes`)).visibility)"
+    assert page.run(shown) == ["visible", "hidden"]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "labels", "words"),
+    [
+        (0, True, "0"),
+        (0.05, True, "0.05"),
+        ({"cat": 0.3, EVIL: 0.35, NAMES[2]: 0.3}, True, "0.3 to 0.35"),
+        (1, False, "1"),
+    ],
+)
+def test_the_slider_opens_at_the_threshold_of_the_header(browser, tmp_path, threshold, labels, words):
+    def change(content):
+        content["info"]["plgen_ddp"]["label"]["score_threshold"] = threshold
+        if not labels:
+            content["annotations"] = [row for row in content["annotations"] if "confidence" not in row]
+
+    path = changed(write_labels(tmp_path / "labels.json", 12), tmp_path / "labels.json", change)
+    call("report", "--labels", path, "--ground-truth", tmp_path / "truth.json")
+    page = Page(browser, tmp_path / "report.html")
+    assert f"a score above {words}," in page.text(".lead")
+    assert page.text("#value-0") == words
+    assert page.count("labels") == len(labels_in(path)[1])
+    header = page.text(".lead:nth-of-type(2)")
+    for what in ("precision", "recall", "F1", "AP50"):
+        assert f"{what} {page.text(f'#tiles-0 [data-count={what.lower()}]')}" in header
+    assert ("precision \u2013" in header) == (not labels)
+    last = page.threshold(2)
+    assert page.text("#value-0") == f"{last:.3g}" or last == 1
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label": {"score_threshold": {"heart": "x"}}},
+        {"label": {"score_threshold": "0.5"}},
+        {"label": {"score_threshold": 10**400}},
+        {"label": {"base": [{}], "novel": NAMES, "templates": 3}},
+        {"label": [1], "store": "x"},
+        {"store": [1], "annotations": 5, "version": [], "images_failed": "many"},
+        [],
+    ],
+)
+def test_what_the_file_records_and_nobody_can_use_counts_as_not_said(tmp_path, settings):
+    path = write_labels(tmp_path / "labels.json", 4)
+    changed(path, path, lambda content: content.update(info={"plgen_ddp": settings}))
+    labels = read_label_file(path, tmp_path / "truth.json", None, NAMES)
+    assert "does not say at which threshold" in threshold_in_words(labels)
+    assert ("Dataset", "labels.json, 4 images") in facts_of(labels)
+    assert make_tables(labels).grid[0] == threshold_grid(labels.scores)[0]
+
+
+def test_a_page_of_a_file_with_unusable_settings(tmp_path):
+    path = write_labels(tmp_path / "labels.json", 4)
+    changed(
+        path, path, lambda content: content.update(info={"plgen_ddp": {"label": {"score_threshold": {"cat": "x"}}}})
+    )
+    call("report", "--labels", path)
+    assert "does not say at which threshold" in (tmp_path / "report.html").read_text()
+
+
+def test_long_names_and_names_of_two_lines_stay_in_their_places(browser, tmp_path):
+    names = ["cat", "W" * 300, "two\nlines", "\u72ac" * 40]
+    path = write_labels(tmp_path / "labels.json", 30, names=names)
+    call("report", "--labels", path, "--ground-truth", tmp_path / "truth.json")
+    page = Page(browser, tmp_path / "report.html", width=485)
+    page.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    page.screenshot("long-names.png", whole=True)
+    assert page.run("return document.documentElement.scrollWidth") <= 485
+    rows = "return Math.max(...[...document.querySelectorAll('tbody tr')].map((row) => row.offsetHeight))"
+    assert page.run(rows) < 1500, "not a letter a line"
+    outside = """
+        return [...document.querySelectorAll(".plot svg text")].filter((one) => {
+            const own = one.getBoundingClientRect(), card = one.closest(".plot").getBoundingClientRect();
+            return own.width && (own.left < card.left || own.right > card.right || own.bottom > card.bottom);
+        }).map((one) => one.textContent);"""
+    assert page.run(outside) == []
+    ticks = page.run("return [...document.querySelectorAll('#p0-names text')].map((text) => text.textContent)")
+    assert "two lines" in ticks
+    assert any(tick.startswith("WW") and tick.endswith("…") for tick in ticks)
+
+
+@pytest.mark.parametrize("width", [390, 1200, 1400])
+def test_ticks_of_sizes_keep_apart(browser, drawn, width):
+    page = Page(browser, drawn / "report.html", width=width)
+    spans = page.run("""
+        const all = [...document.querySelectorAll("#p0-sizes text")].map((one) => one.getBoundingClientRect());
+        const lowest = Math.max(...all.map((one) => one.top));  // the axis' title; the ticks are right above it
+        const ticks = all.filter((one) => one.top < lowest).map((one) => one.top);
+        const row = Math.max(...ticks);
+        return all.filter((one) => Math.abs(one.top - row) < 2).map((one) => [one.left, one.right]);""")
+    assert len(spans) >= 4
+    gaps = [right[0] - left[1] for left, right in zip(sorted(spans), sorted(spans)[1:], strict=False)]
+    assert min(gaps) > 6

@@ -12,7 +12,7 @@
   const boxes = [...document.querySelectorAll(".label[data-step]")].map((element) => ({
     element, file: +element.dataset.file, step: +element.dataset.step, name: +element.dataset.name,
   }));
-  const objects = [...document.querySelectorAll(".object")];
+  const objects = [...document.querySelectorAll(".object, g.truth")];
 
   // A table as the counts above each step: Python sends those at each step, without the zeros.
   function unpacked({ shape: [scopes, steps, bins], at, n }) {
@@ -31,7 +31,9 @@
   }
 
   const thousands = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
-  const short = (threshold) => String(+threshold.toFixed(3));
+  const short = (threshold) => String(+threshold.toPrecision(3));
+  // At its first step, a file whose names have thresholds of their own has all its labels.
+  const threshold = (file, step) => (step === 0 ? file.opens_at : short(file.grid[step]));
   const share = (value) => (value < 0 ? "–" : value.toFixed(3));
 
   function ticks(key, end) {
@@ -68,8 +70,8 @@
     bars(`${key}-counts`, above);
     for (let i = 0; i < steps; i++) byId(`${key}-scores-b${i}`).classList.toggle("pale", i < step);
     for (const plot of ["scores", "counts"]) move(`${key}-${plot}`, "m", (step + (plot === "counts" ? 0.5 : 0)) / steps, 0);
-    say(`${key}-scores`, `${above[step]} labels above ${short(grid[step])}.`);
-    say(`${key}-counts`, `${above[step]} labels above ${short(grid[step])}, ${above[0]} above ${short(grid[0])}.`);
+    say(`${key}-scores`, `${above[step]} labels above ${threshold(file, step)}.`);
+    say(`${key}-counts`, `${above[step]} labels above ${threshold(file, step)}, ${above[0]} above ${threshold(file, 0)}.`);
     const per = file.per(scope, step);
     const having = [images, ...per];
     const images_with = having.map((count, i) => count - (having[i + 1] ?? 0));
@@ -93,9 +95,9 @@
       byId(`figure-${key}-${plot}`).querySelector(".none").hidden = drawn;
     }
     move(`${key}-pr`, "d", recall, precision);
-    move(`${key}-f1`, "d", (grid[step] - grid[0]) / (1 - grid[0]), f1);
-    say(`${key}-pr`, `Precision ${share(precision)}, recall ${share(recall)} above ${short(grid[step])}.`);
-    say(`${key}-f1`, `F1 ${share(f1)} above ${short(grid[step])}.`);
+    move(`${key}-f1`, "d", grid[0] < 1 ? (grid[step] - grid[0]) / (1 - grid[0]) : 1, f1);
+    say(`${key}-pr`, `Precision ${share(precision)}, recall ${share(recall)} above ${threshold(file, step)}.`);
+    say(`${key}-f1`, `F1 ${share(f1)} above ${threshold(file, step)}.`);
     const kinds = [...file.kinds(scope, step)];
     bars(`${key}-kinds`, kinds, { lying: true });
     say(`${key}-kinds`, `${kinds[0]} right of ${kinds.reduce((a, b) => a + b, 0)}.`);
@@ -114,6 +116,16 @@
     });
   }
 
+  // A share without labels or without objects is a dash; so is all of a name that the file does not have.
+  function figures(file, step, scope, labels, set) {
+    const [precision, recall, f1] = scope < 0 ? [-1, -1, -1] : file.quality[scope][step];
+    const objects = scope < 0 ? 0 : file.objects[scope];
+    set("precision", labels ? share(precision) : "–");
+    set("recall", objects ? share(recall) : "–");
+    set("f1", objects ? share(f1) : "–");
+    set("ap50", objects ? share(file.average[scope][step]) : "–");
+  }
+
   function counts(file, number, step, scope) {
     const tiles = byId(`tiles-${number}`);
     const set = (what, text) => {
@@ -126,12 +138,7 @@
     set("an-image", (labels / file.images).toFixed(2));
     set("a-name", (labels / names).toFixed(1));
     set("empty", thousands(file.images - (scope < 0 ? 0 : file.per(scope, step)[0])));
-    if (!file.quality || scope < 0) return labels;
-    const [precision, recall, f1] = file.quality[scope][step];
-    set("precision", labels ? share(precision) : "–");
-    set("recall", file.objects[scope] ? share(recall) : "–");
-    set("f1", file.objects[scope] ? share(f1) : "–");
-    set("ap50", share(file.average[scope][step]));
+    if (file.quality) figures(file, step, scope, labels, set);
     return labels;
   }
 
@@ -143,11 +150,7 @@
       const labels = file.labels(name, step)[0];
       set("labels", thousands(labels));
       if (!file.quality) continue;
-      const [precision, recall, f1] = file.quality[name][step];
-      set("precision", labels ? share(precision) : "–");
-      set("recall", file.objects[name] ? share(recall) : "–");
-      set("f1", file.objects[name] ? share(f1) : "–");
-      set("ap50", share(file.average[name][step]));
+      figures(file, step, name, labels, set);
     }
   }
 
@@ -157,7 +160,7 @@
       if (box.element instanceof HTMLElement) box.element.hidden = !shown;
       else box.element.style.display = shown ? "" : "none";
     }
-    for (const object of objects) object.hidden = name !== 0 && +object.dataset.name !== name - 1;
+    for (const object of objects) object.classList.toggle("other", name !== 0 && +object.dataset.name !== name - 1);
     for (const card of document.querySelectorAll(".card")) {
       const parts = files.map((_, file) => card.querySelectorAll(`li.label[data-file="${file}"]:not([hidden])`).length);
       card.querySelector(".shown").textContent = parts.map((count) => `${count} label${count === 1 ? "" : "s"}`).join(" | ");
@@ -171,11 +174,12 @@
     const steps = sliders.map((slider) => +slider.value), name = +select.value;
     const said = files.map((file, number) => {
       const step = steps[number], scope = file.scopes[name];
-      byId(`value-${number}`).textContent = short(file.grid[step]);
-      sliders[number].setAttribute("aria-valuetext", short(file.grid[step]));
+      byId(`value-${number}`).textContent = threshold(file, step);
+      sliders[number].setAttribute("aria-valuetext", threshold(file, step));
       if (scope >= 0) plots(file, number, step, scope);
+      for (const key in file.areas) byId(`figure-${key}`).classList.toggle("absent", scope < 0);
       table(file, number, step, scope);
-      return `${counts(file, number, step, scope)} labels above ${short(file.grid[step])}`;
+      return `${counts(file, number, step, scope)} labels above ${threshold(file, step)}`;
     });
     gallery(steps, name);
     for (const what of ["base", "truth"])
