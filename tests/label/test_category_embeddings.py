@@ -199,7 +199,7 @@ def test_training_finds_each_boxs_name_in_the_matrix(label, two_rank_run):
 
 
 def test_a_list_of_names_makes_the_others_base_names_and_says_so(label, capsys):
-    written = json.loads(label("label.vocabulary=heart", "label.score_threshold=0.1").read_text())
+    written = json.loads(label("label.vocabulary=heart,", "label.score_threshold=0.1").read_text())
     others = len(written["categories"]) - 1
     line = f"note: the JSON's {others} other categories count as base names, with their annotations: "
     assert line in capsys.readouterr().err
