@@ -15,6 +15,7 @@ from plgen_ddp.manifest import Manifest
 from plgen_ddp.records import Regions, Similarity
 from plgen_ddp.report.label_file import read_label_file
 from plgen_ddp.report.page_data import above, make_tables, threshold_grid
+from plgen_ddp.report.words import facts_of
 from plgen_ddp.store import RegionStore
 
 EVIL = "<script>document.title='broken in'</script>-->"
@@ -384,3 +385,12 @@ def test_a_file_without_any_label_has_a_report(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(content))
     call("report", "--labels", tmp_path / "labels.json", "--ground-truth", tmp_path / "truth.json")
     assert "<h1>0 labels on 5 images</h1>" in (tmp_path / "report.html").read_text()
+
+
+def test_the_facts_count_what_failed(tmp_path):
+    content = json.loads(write_labels(tmp_path / "labels.json", 5).read_text())
+    for failed, said in ((1, "1 image could not be scored"), (2, "2 images could not be scored"), (0, "none")):
+        content["info"]["plgen_ddp"]["images_failed"] = failed
+        (tmp_path / "labels.json").write_text(json.dumps(content))
+        facts = dict(facts_of(read_label_file(tmp_path / "labels.json", None, None)))
+        assert facts["Failures"] == said and facts["Dataset"].endswith(", 5 images")
