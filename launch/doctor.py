@@ -22,6 +22,7 @@ from plgen_ddp.console import end_with, one_line_errors, print_line, print_text
 from plgen_ddp.doctor.examination import examine
 from plgen_ddp.doctor.findings import Finding
 from plgen_ddp.doctor.shared_output import check_shared_output
+from plgen_ddp.plurals import counted
 from plgen_ddp.world import World
 
 
@@ -64,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.json:
         print_text(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
     else:
-        print_line(f"{errors} errors, {warnings} warnings")
+        print_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
     return 1 if errors else 0
 
 

@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from plgen_ddp.plurals import counted
 from plgen_ddp.starting import interruptible_imports
 
 with interruptible_imports():
@@ -50,7 +51,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 if world.is_main and not arguments.no_label:
                     label_and_report(config)
     if failed > config.run.max_failures:
-        return failed_status(f"{failed} images could not be scored; the reasons are above and in run.output/log")
+        return failed_status(
+            f"{counted(failed, 'image')} could not be scored; the reasons are above and in run.output/log"
+        )
     return 0
 
 

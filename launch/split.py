@@ -15,6 +15,7 @@ from plgen_ddp.command_line import command_line
 from plgen_ddp.config import load_config
 from plgen_ddp.console import one_line_errors, print_line
 from plgen_ddp.label.split import split_novel
+from plgen_ddp.plurals import counted
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
         config = load_config(arguments.config, arguments.overrides, ("data.annotations", "label.vocabulary"))
         split = split_novel(config, arguments.output)
         print_line(
-            f"wrote {split.path}: {split.annotations} annotations on {split.images} images "
+            f"wrote {split.path}: {counted(split.annotations, 'annotation')} on {counted(split.images, 'image')} "
             f"({split.annotations / split.images:.2f} an image)"
         )
     return 0

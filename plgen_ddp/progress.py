@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import PeerError
+from plgen_ddp.plurals import counted
 
 # Seconds between two readings of the counter, and between two plain lines: a batch job's log stays readable.
 _REFRESH = 0.5
@@ -70,4 +71,4 @@ class Progress:
     def _line(self, scored: int) -> str:
         rate = scored / max(time.monotonic() - self._start, 1e-9)
         left = tqdm.format_interval((self._total - scored) / rate) if scored else "?"
-        return f"scored {scored} of {self._total} images, {rate:.2f} images/s, {left} left"
+        return f"scored {scored} of {counted(self._total, 'image')}, {rate:.2f} images/s, {left} left"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plgen_ddp.plurals import counted
 from plgen_ddp.run_lock import Holder, holder_of
 from plgen_ddp.store import RegionStore
 
@@ -49,14 +50,15 @@ class StoreStatus:
 
     def lines(self) -> Iterator[str]:
         """The same for a person."""
-        yield f"done {self.done} images, failed {self.failed}, left {self.left}" + (
+        yield f"done {counted(self.done, 'image')}, failed {self.failed}, left {self.left}" + (
             f"; {self.twice} in several parts" if self.twice else ""
         )
-        yield f"{self.boxes} boxes in {self.parts} parts, {self.bytes / 1e6:.1f} MB"
+        yield f"{counted(self.boxes, 'box', 'boxes')} in {counted(self.parts, 'part')}, {self.bytes / 1e6:.1f} MB"
         for section, values in self.settings.items():
             yield f"{section}: {_shown(values)}"
         for conditions, parts in self.conditions.items():
-            yield f"{parts} parts made under: {_shown(json.loads(conditions)) or 'conditions that they do not say'}"
+            shown = _shown(json.loads(conditions)) or "conditions that are not recorded"
+            yield f"{counted(parts, 'part')} made under: {shown}"
         if self.holder is None:
             yield "no job is scoring into this folder"
             return

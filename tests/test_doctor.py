@@ -55,6 +55,8 @@ def test_all_problems_are_found_at_once(words, dataset, tmp_path, capsys):
     ]
     errors = [row for row in found(capsys, [*words, *wrong], 1) if row["level"] == "error"]
     assert all(row["message"] and row["remedy"] for row in errors)
+    call("doctor", *words, status=1)
+    assert "\n1 error, " in capsys.readouterr().out
     messages = "\n".join(row["message"] for row in errors)
     for part in (
         "did you mean 'label.score_threshold'",
@@ -79,7 +81,7 @@ def test_a_sample_may_miss_what_all_finds(words, dataset, capsys):
     for path in dataset.files():
         path.write_bytes(path.read_bytes()[:300])
     sampled = found(capsys, [*words, "--sample", "1"], 1)
-    assert any("1 of 1 images cannot be read" in row["message"] for row in sampled)
+    assert any("1 of 1 image cannot be read" in row["message"] for row in sampled)
     whole = found(capsys, [*words, "--all", "run.max_failures=3"], 0)
     assert [row["level"] for row in whole if "3 of 3 images cannot be read" in row["message"]] == ["warning"]
 
@@ -110,7 +112,7 @@ def test_equal_images_and_changed_ones_are_found_by_their_digests(words, dataset
     known.write_text("".join(lines))
     checks = [*words, "--digests", "--known-digests", str(known)]
     digests = [row["message"] for row in found(capsys, checks, 0) if "digests" in row["subject"]]
-    assert digests == ["3 images, no two of them equal", f"3 images are those of {known}"]
+    assert digests == ["3 images, no two of them equal", f"3 images as in {known}"]
     files[2].write_bytes(files[0].read_bytes())
     known.write_text("".join(lines[1:]))
     rows = {row["subject"]: row for row in found(capsys, [*checks, "run.max_failures=9"], 1)}
@@ -120,7 +122,7 @@ def test_equal_images_and_changed_ones_are_found_by_their_digests(words, dataset
     known.write_text("".join([*lines, copy]))
     files[2].write_bytes(files[1].read_bytes())
     message = {row["subject"]: row for row in found(capsys, [*checks, "run.max_failures=9"], 1)}["known digests"]
-    assert "1 images differ" in message["message"], "a name may have several digests"
+    assert "1 image differs" in message["message"], "a name may have several digests"
     known.write_text("nonsense\n")
     assert "no list of digests" in {row["subject"]: row for row in found(capsys, checks, 1)}["known digests"]["message"]
 

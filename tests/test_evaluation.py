@@ -268,6 +268,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, truth, capsys):
     figures = tmp_path / "figures.json"
     call("evaluate", "--labels", labels, "--ground-truth", truth, "--json", figures)
     metrics, by_name, worth, wrong = capsys.readouterr().out.splitlines()
+    assert " small/medium/large -/0.129/- " in metrics, "all objects are of one size"
     assert metrics.startswith("AP 0.") and by_name == "AP50 by name: cat 0.257, dog 0.000"
     assert worth == "precision 0.500  recall 0.167  F1 0.250  (all labels at their threshold 0.85, IoU 0.5, 6 objects)"
     assert wrong.startswith("wrong labels: no object 50.0%, a base object 0.0%, a part 0.0%")

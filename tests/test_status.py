@@ -41,8 +41,8 @@ def test_a_folder_that_nobody_scores_into(store, tmp_path, capsys):
     assert printed[2:] == [
         "clip: precision fp32",
         "dataset: digest abababababab..., images 20",
-        "1 parts made under: run.threads 1",
-        "1 parts made under: run.threads 2",
+        "1 part made under: run.threads 1",
+        "1 part made under: run.threads 2",
         "no job is scoring into this folder",
     ]
 

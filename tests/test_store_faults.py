@@ -164,7 +164,7 @@ def test_other_conditions_are_recorded_and_told(faulty, two_rank_run, capfd):
     faulty.first.unlink()
     printed, status = printed_by(capfd, "score", *faulty.words, "clip.batch_size=7", "--no-label")
     others = len(two_rank_run.store.part_paths()) - 1
-    told = f"note: {others} of {others} parts were made with another clip.batch_size: 32, now 7; their last digits"
+    told = f"note: {others} of {others} parts were made with another clip.batch_size: 32, now 7; last digits"
     assert status == 0 and told in printed, printed
     conditions = [Seal.read(pq.read_metadata(path).metadata).conditions for path in faulty.store.part_paths()]
     assert [one["clip.batch_size"] for one in conditions] == [7] + [32] * others

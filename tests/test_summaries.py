@@ -1,11 +1,13 @@
 """What a scoring says at its end."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from plgen_ddp.records import RankSummary
-from plgen_ddp.summaries import print_scoring
+from plgen_ddp.plurals import are, counted
+from plgen_ddp.records import Audit, ImportSummary, LabelSummary, RankSummary
+from plgen_ddp.summaries import print_audit, print_import, print_labels, print_scoring
 
 RANK = RankSummary(
     images=500, boxes=40_000, seconds=100.0, waited=0.0, peak_memory=2 * 10**9, peak_gpu_memory=0, host="node7"
@@ -48,3 +50,30 @@ def test_ranks_that_wait_for_images_say_so(capsys, seconds, waited, share):
     print_scoring([replace(RANK, seconds=seconds), replace(RANK, seconds=seconds, waited=waited)], [], 0)
     printed = capsys.readouterr().err
     assert printed == (f"{share} of the time went by waiting for images; more run.workers may help\n" if share else "")
+
+
+def test_one_thing_is_no_plural(capsys):
+    print_scoring([replace(RANK, images=1, boxes=1)], [(7, "read", "no such file")], 1)
+    print_scoring([replace(RANK, images=0)], [], 0, stored=1)
+    print_import(ImportSummary(Path("store"), images=1, boxes=1, files=1, twice=[3], unknown=[4, 5], missing=[]))
+    print_labels(LabelSummary(Path("a.json"), images=1, pseudo_labels=1, base_annotations=1, failed_images=1))
+    print_audit(Audit((), images=1, pseudo_labels=1, base_annotations=1, unjudged=1))
+    out, err = capsys.readouterr()
+    assert [line.partition(" in 100.0 s")[0] for line in out.splitlines()] == [
+        "scored 1 image, 1 box",
+        "nothing to score: 1 image is in the store",
+        "wrote store: 1 image, 1 box from 1 file",
+        "wrote a.json: 1 pseudo label on 1 image (1.00 an image), 1 base annotation kept",
+        "audited 1 pseudo label and 1 base annotation of 1 image: no leak; 1 label equals a novel annotation by chance",
+    ]
+    assert [line.partition(";")[0] for line in err.splitlines() if line[0] != " "] == [
+        "1 image could not be scored (run.max_failures=1):",
+        "note: 1 image is in the files more than once",
+        "note: 2 images of the files are not in data.annotations, and left out (first: image 4)",
+        "1 image has no pseudo labels because it could not be scored",
+    ]
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 boxes are"), (1, "1 box is"), (21, "21 boxes are")])
+def test_a_number_has_the_form_of_its_word(number, text):
+    assert f"{counted(number, 'box', 'boxes')} {are(number)}" == text == counted(number, "box is", "boxes are")

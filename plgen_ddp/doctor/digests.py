@@ -11,6 +11,7 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.files import file_sha256
 from plgen_ddp.image_files import index_images
 from plgen_ddp.options import given
+from plgen_ddp.plurals import counted
 from plgen_ddp.processor import available_cores
 
 _SHOWN = 3  # names in a line
@@ -61,11 +62,12 @@ def _same(paths: list[Path], digests: list[str | None]) -> Finding:
             groups.setdefault(digest, []).append(path.name)
     groups = {digest: names for digest, names in groups.items() if len(names) > 1}
     if not groups:
-        return Finding("digests", "ok", f"{len(paths)} images, no two of them equal")
+        return Finding("digests", "ok", f"{counted(len(paths), 'image')}, no two of them equal")
     shown = "; ".join(" = ".join(names[:_SHOWN]) for names in list(groups.values())[:_SHOWN])
     copies = sum(map(len, groups.values())) - len(groups)
     remedy = "leave the copies out of the JSON, or training sees them twice"
-    return Finding("digests", "warning", f"{copies} images are copies of others: {shown}", remedy)
+    found = counted(copies, "image is a copy of another", "images are copies of others")
+    return Finding("digests", "warning", f"{found}: {shown}", remedy)
 
 
 def _compared(paths: list[Path], digests: list[str | None], known: Path) -> Finding:
@@ -82,11 +84,11 @@ def _compared(paths: list[Path], digests: list[str | None], known: Path) -> Find
     unknown = [name for name, _ in found if name not in expected]
     if unlike:
         shown = ", ".join(unlike[:_SHOWN])
-        return Finding(
-            "known digests", "error", f"{len(unlike)} images differ from {known}: {shown}", "copy them again"
-        )
+        message = f"{counted(len(unlike), 'image differs', 'images differ')} from {known}: {shown}"
+        return Finding("known digests", "error", message, "copy such images again")
     if unknown:
         shown = ", ".join(unknown[:_SHOWN])
         remedy = "compare with a list of all images"
-        return Finding("known digests", "warning", f"{len(unknown)} images are not in {known}: {shown}", remedy)
-    return Finding("known digests", "ok", f"{len(found)} images are those of {known}")
+        message = f"{counted(len(unknown), 'image is', 'images are')} not in {known}: {shown}"
+        return Finding("known digests", "warning", message, remedy)
+    return Finding("known digests", "ok", f"{counted(len(found), 'image')} as in {known}")

@@ -19,6 +19,7 @@ from plgen_ddp.label.embed_names import check_name_lengths
 from plgen_ddp.label.plan import plan_labelling
 from plgen_ddp.label.vocabulary import read_templates, read_vocabulary
 from plgen_ddp.options import given
+from plgen_ddp.plurals import counted
 from plgen_ddp.processor import available_cores
 from plgen_ddp.score.box_files import check_boxes, read_boxes
 from plgen_ddp.score.images import ImageFiles
@@ -47,7 +48,7 @@ def check_data(config: Config, lacking: set[str], sample: int | None) -> Iterato
 
     def read() -> str:
         found.extend(CocoFile(annotations, "data.annotations").images())
-        return f"{annotations}: {len(found)} images"
+        return f"{annotations}: {counted(len(found), 'image')}"
 
     yield checked("JSON", read, "data.annotations takes a COCO-format JSON; launch/make_json.py makes one")
     if found:
@@ -70,7 +71,7 @@ def check_data(config: Config, lacking: set[str], sample: int | None) -> Iterato
         def boxes() -> str:
             columns = read_boxes(source)
             check_boxes(columns, source, found)
-            return f"{source}: {len(columns)} boxes"
+            return f"{source}: {counted(len(columns), 'box', 'boxes')}"
 
         yield checked("boxes", boxes, "")
 
@@ -146,9 +147,9 @@ def _decoded(index: ImageIndex, sample: int | None, config: Config) -> Finding:
     with ThreadPoolExecutor(available_cores()) as pool:
         failures = [row for row in pool.map(lambda position: files[position].failure, positions) if row is not None]
     if not failures:
-        return Finding("decoding", "ok", f"{len(positions)} of {len(index)} images looked at")
+        return Finding("decoding", "ok", f"{len(positions)} of {counted(len(index), 'image')} looked at")
     shown = ", ".join(f"image {row.image_id}: {row.failure.reason}" for row in failures[:3] if row.failure)
-    message = f"{len(failures)} of {len(positions)} images cannot be read: {shown}"
+    message = f"{len(failures)} of {counted(len(positions), 'image')} cannot be read: {shown}"
     remedy = "mend or remove them, or allow that many with run.max_failures"
     return Finding("decoding", "error" if len(failures) > config.run.max_failures else "warning", message, remedy)
 

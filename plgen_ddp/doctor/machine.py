@@ -14,6 +14,7 @@ from plgen_ddp.doctor.findings import Finding, checked
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import check_output
 from plgen_ddp.options import given
+from plgen_ddp.plurals import counted
 from plgen_ddp.processor import available_cores
 from plgen_ddp.store import store_of
 
@@ -37,7 +38,7 @@ def check_machine(config: Config, ranks: int) -> Iterator[Finding]:
         remedy = "start fewer ranks, or ask for more CPUs"
         yield Finding("CPUs", "warning", f"{cores} for {ranks} ranks", remedy)
     else:
-        yield Finding("CPUs", "ok", f"{cores} for {ranks} rank{'s' if ranks > 1 else ''}")
+        yield Finding("CPUs", "ok", f"{cores} for {counted(ranks, 'rank')}")
     shared = Path("/dev/shm")
     free = shutil.disk_usage(shared).free if shared.is_dir() and os.access(shared, os.W_OK) else 0
     if free < _SHARED_MEMORY * ranks and torch.cuda.device_count() > 1:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plgen_ddp.doctor.findings import Finding
+from plgen_ddp.plurals import counted
 from plgen_ddp.world import World
 
 # An NFS client may know an old listing of a folder for so long, in seconds.
@@ -97,4 +98,4 @@ def shared_finding(views: Sequence[SharedView], folder: Path) -> Finding:
             others = ", ".join(f"rank {other} on {views[other].host}" for other in view.unseen[:3])
             message = f"rank {rank} on {view.host} does not see in {folder} what {others} writes"
             return Finding("shared output", "error", message, "choose a run.output that all nodes share")
-    return Finding("shared output", "ok", f"{len(views)} ranks on {', '.join(hosts)} see one {folder}")
+    return Finding("shared output", "ok", f"{counted(len(views), 'rank')} on {', '.join(hosts)} see one {folder}")

@@ -7,6 +7,7 @@ import numpy as np
 from plgen_ddp.coco import Category, CocoFile
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
+from plgen_ddp.plurals import counted
 
 _NO_ENCODER = "imported scores record no encoder; launch/text_embeddings.py adds text embeddings to a JSON"
 
@@ -63,4 +64,5 @@ def check_no_replacement(mode: str) -> None:
 def print_without(categories: Sequence[Category]) -> None:
     """Says that imported scores give these categories no `text_emb`."""
     if categories:
-        print_line(f"note: {len(categories)} categories stay without text_emb: {_NO_ENCODER}", error=True)
+        stay = counted(len(categories), "category stays", "categories stay")
+        print_line(f"note: {stay} without text_emb: {_NO_ENCODER}", error=True)

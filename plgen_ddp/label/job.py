@@ -23,6 +23,7 @@ from plgen_ddp.label.passes import open_store
 from plgen_ddp.label.plan import LabelPlan, plan_labelling
 from plgen_ddp.label.provenance import provenance
 from plgen_ddp.manifest import Manifest
+from plgen_ddp.plurals import are, counted
 from plgen_ddp.processor import without_garbage_collection
 from plgen_ddp.records import LabelSummary, PseudoLabels
 from plgen_ddp.screen_text import visible_name
@@ -45,8 +46,8 @@ def check_before_scoring(config: Config, scored: np.ndarray) -> None:
     absent = sorted(set(plan.image_ids) - set(scored.tolist()))
     if absent and not config.label.allow_partial:
         raise UserError(
-            f"{len(absent)} of {len(plan.image_ids)} images of label.annotations are not in data.annotations, the "
-            f"first is {absent[0]}; label.allow_partial=true labels the others"
+            f"{len(absent)} of {counted(len(plan.image_ids), 'image')} of label.annotations {are(len(absent))} not in "
+            f"data.annotations, the first is {absent[0]}; label.allow_partial=true labels the others"
         )
 
 
@@ -78,7 +79,7 @@ def label_store(plan: LabelPlan) -> LabelSummary:
     """
     if plan.added:
         names = ", ".join(visible_name(category.name) for category in plan.added)
-        print_line(f"adding {len(plan.added)} categories: {names}")
+        print_line(f"adding {counted(len(plan.added), 'category', 'categories')}: {names}")
     with without_garbage_collection():
         (done,) = label_plans([plan])
         written = write_labels(done)

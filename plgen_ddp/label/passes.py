@@ -26,6 +26,7 @@ from plgen_ddp.label.retrieval import MIN_OBJECTNESS, NearestBoxes, merge, neare
 from plgen_ddp.label.rule import Rule, ScoredBoxes, scores_base_names
 from plgen_ddp.label.stacked import StackedBoxes
 from plgen_ddp.manifest import Manifest
+from plgen_ddp.plurals import are, counted
 from plgen_ddp.processor import available_cores
 from plgen_ddp.records import PseudoLabels, Regions
 from plgen_ddp.store import RegionStore, store_of
@@ -194,6 +195,21 @@ class StorePass:
         return found
 
 
+def _named(plan: LabelPlan) -> str:
+    """The store, by its run: the last folder of its own path is always called store."""
+    return f"the store of run.output={plan.config.run.output}"
+
+
+def _of_other_images(plan: LabelPlan, manifest: Manifest, store: RegionStore) -> UserError:
+    """The refusal of a JSON that was not scored; what helps depends on its images."""
+    if set(plan.image_ids) <= store.part_of_images().keys():
+        remedy = "label.annotations takes a JSON of images that were scored"
+    else:
+        scored = f", {manifest.annotations}," if manifest.annotations else ""
+        remedy = f"label with the JSON that was scored{scored} or score this one into another run.output"
+    return UserError(f"data.annotations: {plan.coco.path} has other images than {_named(plan)} was made from; {remedy}")
+
+
 @contextlib.contextmanager
 def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
     """The store that the plans label, checked, with the text embeddings of their names.
@@ -208,24 +224,20 @@ def open_store(plans: Sequence[LabelPlan]) -> Iterator[StorePass]:
     store = store_of(plan.config)
     manifest = store.manifest()
     if plan.config.label.annotations is None and manifest.identity["dataset"]["digest"] != plan.digest:
-        raise UserError(
-            f"data.annotations: {plan.coco.path} has other images than the store {store.folder} was made from; "
-            "label.annotations takes another JSON of the same images"
-        )
+        raise _of_other_images(plan, manifest, store)
     part_of = store.part_of_images()
     absent = [image_id for image_id in plan.image_ids if image_id not in part_of]
     if not part_of:
-        raise UserError(f"run.output: the store {store.folder} has no images; score some with launch/score.py")
+        raise UserError(f"run.output: {_named(plan)} has no images; score some with launch/score.py")
     if len(absent) == len(plan.image_ids):
         raise UserError(
-            f"run.output: none of the {len(absent)} images of {plan.coco.path} is in the store {store.folder}; it was "
+            f"run.output: none of the {counted(len(absent), 'image')} of {plan.coco.path} is in {_named(plan)}; it was "
             "made from other images"
         )
     if absent:
-        message = (
-            f"{len(absent)} of {len(plan.image_ids)} images are not in the store {store.folder}, the first are "
-            f"{', '.join(map(str, absent[:5]))}"
-        )
+        first = f", the first are {', '.join(map(str, absent[:5]))}" if len(absent) > 1 else f" (image {absent[0]})"
+        share = f"{len(absent)} of {counted(len(plan.image_ids), 'image')} {are(len(absent))}"
+        message = f"{share} not in {_named(plan)}{first}"
         if not plan.config.label.allow_partial:
             raise UserError(f"{message}; finish scoring, or set label.allow_partial=true to label the others")
         print_line(f"warning: {message}; they get no pseudo labels", error=True)

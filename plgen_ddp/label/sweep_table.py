@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, fields
 
 from plgen_ddp.label.sweep import Sweep, SweepRow
+from plgen_ddp.plurals import counted
 from plgen_ddp.ranked_labels import Figures
 from plgen_ddp.records import Curve
 
@@ -39,12 +40,12 @@ def lines(result: Sweep) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     if best is None:
-        return [*table, f"on {result.images} images; --ground-truth FILE adds how good the labels are"]
+        return [*table, f"on {counted(result.images, 'image')}; --ground-truth FILE adds how good the labels are"]
     place = 1 + next(number for number, row in enumerate(result.rows) if row is best)
     table[place] += "  <- best F1"
     return [
         *table,
-        f"labels on {result.images} images, figures on the {result.judged_images} of them that have ground truth",
+        f"labels on {counted(result.images, 'image')}, figures on the {result.judged_images} with ground truth",
         f"best F1: {' '.join(f'{key}={_quoted(text)}' for key, text in best.values.items())}",
         "AP cannot choose a threshold: labels of lower scores never lower it, however many of them are wrong",
     ]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
 from plgen_ddp.files import write_atomically
+from plgen_ddp.plurals import counted
 
 # Names that are embedded before the file is written again: what an interrupt can lose.
 _NAMES_PER_SAVE = 16
@@ -79,7 +80,8 @@ class TextEmbeddings:
         new = {key: names for key, names in zip(keys, words, strict=True) if key not in self._known}
         if new:
             encode = load_encoder()
-            print_line(f"embedding {len(new)} names, {len(self._templates)} prompts each", error=True)
+            each = counted(len(self._templates), "prompt")
+            print_line(f"embedding {counted(len(new), 'name')}, {each} each", error=True)
             for done, (key, names) in enumerate(_shown(list(new.items())), 1):
                 # One call a name: a name's embedding must not depend, in its last bits, on its neighbours.
                 mean = np.asarray(encode(prompts(names, self._templates)), np.float32).mean(axis=0)
@@ -145,6 +147,6 @@ def _shown(names: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[tuple[str, 
     for done, name in enumerate(names):
         if (now := time.monotonic()) >= next_line:
             left = tqdm.format_interval((len(names) - done) * (now - start) / done) if done else "?"
-            print_line(f"embedded {done} of {len(names)} names, {left} left", error=True)
+            print_line(f"embedded {done} of {counted(len(names), 'name')}, {left} left", error=True)
             next_line += _LINE_EVERY
         yield name

@@ -32,6 +32,7 @@ from plgen_ddp.notebook.tables import (
     region_table,
     to_frame,
 )
+from plgen_ddp.plurals import counted
 from plgen_ddp.processor import available_cores, without_garbage_collection
 from plgen_ddp.records import Regions
 from plgen_ddp.store import Manifest, RegionStore, store_of
@@ -76,7 +77,7 @@ class OpenedStore:
         return len(self._part_of)
 
     def __repr__(self) -> str:
-        return f"<region store {str(self._output)!r}: {len(self)} images>"
+        return f"<region store {str(self._output)!r}: {counted(len(self), 'image')}>"
 
     def images(self) -> "DataFrame":
         """A row an image: image_id, file_name, width, height, boxes (how many), failure (why it has none, or null).

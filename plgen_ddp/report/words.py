@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from plgen_ddp.plurals import counted
 from plgen_ddp.report.label_file import LabelFile
 
 
@@ -40,22 +41,26 @@ def facts_of(file: LabelFile) -> list[tuple[str, str]]:
         ("Boxes by", _weights(identity.get("detector"))),
         ("Names by", _weights(identity.get("clip"))),
         ("Rule", rule),
-        ("Prompts", f"{len(templates)} templates" if isinstance(templates, list) and templates else ""),
+        ("Prompts", counted(len(templates), "template") if isinstance(templates, list) and templates else ""),
         ("Speed of scoring", file.speed or "not recorded beside the labels"),
-        (
-            "Failures",
-            "not recorded" if failed is None else f"{failed} images could not be scored" if failed else "none",
-        ),
-        ("Not scored", f"{absent} images" if absent else ""),
+        ("Failures", _failures(failed)),
+        ("Not scored", counted(absent, "image") if absent else ""),
         ("Version", f"plgen_ddp {file.recorded('version') or 'unknown'}"),
     ]
     return [(what, value) for what, value in facts if value]
 
 
+def _failures(failed: Any) -> str:
+    """The fact about `images_failed`, which a file may hold as anything."""
+    if failed is None:
+        return "not recorded"
+    return f"{counted(failed, 'image')} could not be scored" if failed else "none"
+
+
 def _dataset(file: LabelFile) -> str:
     name, digest = file.recorded("annotations", "name"), file.recorded("annotations", "sha256")
     known = f" (SHA-256 {str(digest)[:12]}…)" if digest else ""
-    return f"{name or file.path.name}{known}, {len(file.file.images)} images"
+    return f"{name or file.path.name}{known}, {counted(len(file.file.images), 'image')}"
 
 
 def _weights(identity: Any) -> str:

@@ -27,6 +27,7 @@ from plgen_ddp.image_files import ImageIndex, dataset_digest, index_images
 from plgen_ddp.manifest import Manifest, differences
 from plgen_ddp.options import given
 from plgen_ddp.part_writer import PartWriter
+from plgen_ddp.plurals import are, counted
 from plgen_ddp.records import RankSummary, Regions
 from plgen_ddp.score.box_files import BoxFile, check_boxes, read_boxes
 from plgen_ddp.score.dealing import UnitsAhead
@@ -174,7 +175,8 @@ def plan_work(config: Config, dataset: ScoringData, models: Models) -> Plan:
     left = [unit[~scored[unit]] for unit in units]
     plan = Plan([unit for unit in left if len(unit)], int(scored.sum()))
     if plan.stored and plan.units:
-        print_line(f"{plan.stored} of {len(scored)} images are in the store already; scoring the others", error=True)
+        stored = f"{plan.stored} of {counted(len(scored), 'image')} {are(plan.stored)} in the store already"
+        print_line(f"{stored}; scoring the others", error=True)
         _note_other_conditions(store, _conditions(config, models.proposals.device))
     return plan
 
@@ -191,8 +193,9 @@ def _note_other_conditions(store: RegionStore, now: dict[str, Any]) -> None:
         if conditions != "{}":
             unlike.update(dict.fromkeys(differences(json.loads(conditions), now), count))
     for difference, count in unlike.items():
-        made = f"{count} of {len(contents)} parts were made with another {difference}"
-        print_line(f"note: {made}; their last digits may differ from this run's", error=True)
+        made = f"{count} of {counted(len(contents), 'part')} {'was' if count == 1 else 'were'} made with another "
+        made += difference
+        print_line(f"note: {made}; last digits there may differ from this run's", error=True)
 
 
 def score_units(
@@ -259,8 +262,8 @@ def check_any_box(summaries: Sequence[RankSummary]) -> None:
     images = sum(summary.images for summary in summaries)
     if images and not any(summary.boxes for summary in summaries):
         raise UserError(
-            f"none of the {images} images scored has a box; are detector.weights those of detector.config, and "
-            "detector.min_objectness low enough? Then score into a new run.output"
+            f"none of the {counted(images, 'image')} scored has a box; are detector.weights those of detector.config, "
+            "and detector.min_objectness low enough? Then score into a new run.output"
         )
 
 
@@ -285,7 +288,8 @@ def check_coverage(config: Config, dataset: ScoringData) -> list[tuple[int, str,
         if not missing:
             break
     if missing:
-        raise UserError(f"{len(missing)} images are in no part of {store.folder}, the first is {missing[0]}; run again")
+        images = counted(len(missing), "image is", "images are")
+        raise UserError(f"{images} in no part of {store.folder}, the first is {missing[0]}; run again")
     store.sweep()
     return store.failures(image_ids)
 

@@ -18,6 +18,7 @@ from plgen_ddp.errors import UserError
 from plgen_ddp.image_files import ImageIndex, index_images
 from plgen_ddp.label.vocabulary import read_vocabulary
 from plgen_ddp.options import given
+from plgen_ddp.plurals import counted
 from plgen_ddp.train.config import ProposalTrainingConfig
 from plgen_ddp.train.pseudo_labels import read_pseudo_labels
 
@@ -82,8 +83,9 @@ class TrainingData:
     def summary(self) -> str:
         """What is learned, in a phrase for people."""
         objects = sum(len(image.objects) for image in self.images)
-        labels = f" and {self.pseudo_labels} pseudo labels" if self.pseudo_labels_sha256 else ""
-        return f"{objects - self.pseudo_labels} base annotations{labels} on {len(self.images)} images"
+        labels = f" and {counted(self.pseudo_labels, 'pseudo label')}" if self.pseudo_labels_sha256 else ""
+        base = counted(objects - self.pseudo_labels, "base annotation")
+        return f"{base}{labels} on {counted(len(self.images), 'image')}"
 
     @property
     def has_run_lengths(self) -> bool:

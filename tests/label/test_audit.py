@@ -298,7 +298,7 @@ def test_the_command_lists_leaks_and_fails(labelled, tmp_path, capsys):
     call("audit", *paths)
     assert capsys.readouterr().out == (
         "audited 3 pseudo labels and 3 base annotations of 3 images: no leak; "
-        "1 labels equal a novel annotation by chance\n"
+        "1 label equals a novel annotation by chance\n"
     )
     labelled(with_novel)
     call("audit", *paths, status=1)

@@ -45,7 +45,16 @@ ROWS: dict[str, tuple[Callable[[Labelling], Any], list[str], str]] = {
     ),
     "empty store": (_empty, [], "the store .* has no images; .*launch/score.py"),
     "empty store, partial": (_empty, ["label.allow_partial=true"], "the store .* has no images"),
-    "store of another dataset": (lambda made: made.change_json(_other_ids), [], "has other images than the store"),
+    "store of another dataset": (
+        lambda made: made.change_json(_other_ids),
+        [],
+        "has other images than the store .*; label with the JSON that was scored, .*, or score this one into another",
+    ),
+    "store of more images": (
+        lambda made: made.change_json(lambda data: data["images"].pop()),
+        [],
+        "has other images than the store .* was made from; label.annotations takes a JSON of images that were scored",
+    ),
     "store of other ids": (
         lambda made: made.change_json(_other_ids, "other.json"),
         [OTHER],
@@ -84,7 +93,7 @@ ROWS: dict[str, tuple[Callable[[Labelling], Any], list[str], str]] = {
     "store of fewer images": (
         lambda made: made.change_json(lambda data: data["images"].append(data["images"][0] | {"id": 4}), "other.json"),
         [OTHER],
-        "1 of 4 images are not in the store .*label.allow_partial=true",
+        r"1 of 4 images is not in the store of run.output=\S+ \(image 4\); .*label.allow_partial=true",
     ),
     "name missing": (lambda made: None, ["label.vocabulary=cow,buss"], "'buss'; did you mean 'bus'"),
     "name twice": (lambda made: None, ["label.vocabulary=cow,bus,cow"], "name given twice: cow"),

@@ -142,9 +142,9 @@ def test_images_that_are_twice_missing_or_unknown_are_counted_and_the_first_copy
     assert "3 images, 18 boxes from 2 files" in printed.out
     notes = printed.err.splitlines()
     assert "2 images are in the files more than once" in notes[0] and "(first: image 2)" in notes[0]
-    assert "1 images of the files are not in data.annotations" in notes[1] and "image 77" in notes[1]
-    assert "1 images of data.annotations are in no file" in notes[2] and "image 4" in notes[2]
-    assert "1 of 4 images are not in the store" in refused(capsys, "label", published.words())
+    assert "1 image of the files is not in data.annotations" in notes[1] and "image 77" in notes[1]
+    assert "1 image of data.annotations is in no file" in notes[2] and "image 4" in notes[2]
+    assert "1 of 4 images is not in the store" in refused(capsys, "label", published.words())
     made = published.labels("label.allow_partial=true", "label.score_threshold=0", "label.nms_iou=1")
     assert [label["bbox"][:2] for label in made["annotations"] if label["image_id"] == 2 and label["id"] < 0] == [
         label["bbox"][:2] for label in stage_two(2, images[2], 0.5, 0.0, 1.0)

@@ -115,7 +115,7 @@ def test_progress_is_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypa
     monkeypatch.setattr("plgen_ddp.label.text_embeddings._LINE_EVERY", 0.0)
     TextEmbeddings(tmp_path, ("a {}",), 4).embed([("cat",), ("dog",), ("bus",)], encoder([]))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "embedding 3 names, 1 prompts each"
+    assert lines[0] == "embedding 3 names, 1 prompt each"
     assert lines[-1].startswith("embedded 2 of 3 names, ")
 
 

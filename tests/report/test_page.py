@@ -595,3 +595,12 @@ def test_ticks_of_sizes_keep_apart(browser, drawn, width):
     assert len(spans) >= 4
     gaps = [right[0] - left[1] for left, right in zip(sorted(spans), sorted(spans)[1:], strict=False)]
     assert min(gaps) > 6
+
+
+def test_the_facts_count_what_failed(tmp_path):
+    content = json.loads(write_labels(tmp_path / "labels.json", 5).read_text())
+    for failed, said in ((1, "1 image could not be scored"), (2, "2 images could not be scored"), (0, "none")):
+        content["info"]["plgen_ddp"]["images_failed"] = failed
+        (tmp_path / "labels.json").write_text(json.dumps(content))
+        facts = dict(facts_of(read_label_file(tmp_path / "labels.json", None, None)))
+        assert facts["Failures"] == said and facts["Dataset"].endswith(", 5 images")
