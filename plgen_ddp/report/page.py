@@ -151,8 +151,8 @@ def _data(file: LabelFile, tables: Tables, plots: Sequence[Plot], names: Sequenc
             "kinds": packed(tables.kinds),
             "confusion": packed(tables.confusion),
             "confused": [place + 1 for place in tables.confused],
-            "quality": tables.quality.round(4).tolist(),
-            "average": tables.average.round(4).tolist(),
+            "quality": tables.quality.round(6).tolist(),
+            "average": tables.average.round(6).tolist(),
             "objects": tables.objects.tolist(),
         }
     return data

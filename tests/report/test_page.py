@@ -232,6 +232,9 @@ def test_figures_are_those_of_the_evaluation(browser, drawn):
         ("ap50", result.AP50),
     ):
         assert page.count(what) == pytest.approx(value, abs=6e-4), what
+    exact = page.run("return JSON.parse(document.getElementById('data').textContent)[0].quality[0][0]")
+    wanted = [result.quality.precision, result.quality.recall, result.quality.f1]
+    assert exact == pytest.approx(wanted, abs=1e-6), "rounded once, as the header is: 20 of 47 is 0.426"
     shown = page.run("return JSON.parse(document.getElementById('data').textContent)[0].shown")
     by_name = [evaluate(drawn / "labels.json", drawn / "truth.json", [NAMES[place - 1]]).AP50 for place in shown]
     assert page.bars("p0-ap") == pytest.approx(by_name, abs=6e-4) and min(by_name) > 0.1
