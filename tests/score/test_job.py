@@ -20,6 +20,7 @@ from finished_runs import files_of, part_times
 from pycocotools.coco import COCO
 from small_datasets import SCENES_JSON, take_scenes
 
+from plgen_ddp.plurals import are
 from plgen_ddp.store import RegionStore
 
 # A line of a traceback through the package. torchrun prints one of its own when a rank ends with a status.
@@ -264,8 +265,8 @@ def test_an_incomplete_store_is_refused_unless_allowed(two_rank_run, tmp_path, c
     with pytest.raises(SystemExit) as stopped:
         call("label", *words)
     assert stopped.value.code == 2
-    message = f"{len(lost)} of {two_rank_run.images} images are not in the store"
-    assert re.search(rf"^error: {message} .*, the first are {lost[0]}\b", capfd.readouterr().err)
+    message = f"{len(lost)} of {two_rank_run.images} images {are(len(lost))} not in the store"
+    assert re.search(rf"^error: {message} .*(, the first are |\(image ){lost[0]}\b", capfd.readouterr().err)
     call("label", *words, "label.allow_partial=true")
     assert f"warning: {message}" in capfd.readouterr().err
     written = json.loads((output / "labels.json").read_text())
