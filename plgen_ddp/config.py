@@ -420,9 +420,8 @@ def load_config(
     """
     config = load_structured(Config, name_or_path, overrides, required)
     if effective:
-        for word in overrides:
-            if takes := ignored_with(config.label, word.partition("=")[0]):
-                key = word.partition("=")[0]
+        for key in (word.partition("=")[0] for word in overrides):
+            if takes := ignored_with(config.label, key):
                 threshold = f"label.threshold={config.label.threshold}"
                 raise UserError(f"{key} decides nothing with {threshold}; add label.threshold={takes}, which takes it")
     return config

@@ -66,18 +66,18 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-def remove_left_over(folder: Path, name: str = "") -> None:
+def remove_left_over(folder: Path, name: str | None = None) -> None:
     """Removes the temporary files in a folder whose writers were killed; those of writers at work stay.
 
     A file of this host is left over when its writer's process has ended, any other a day after its last change.
 
     Args:
-        name: only those that were to become the file of this name.
+        name: only those that were to become the file of this name; None: all.
     """
     for path in folder.glob(".*.tmp"):
         writer = _TEMPORARY.fullmatch(path.name)
         with contextlib.suppress(OSError):  # its writer has just given it its name
-            if writer and name in ("", writer["name"]) and _is_left_over(path, writer):
+            if writer and name in (None, writer["name"]) and _is_left_over(path, writer):
                 path.unlink()
 
 

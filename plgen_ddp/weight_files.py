@@ -26,9 +26,8 @@ from plgen_ddp.files import digest_of, open_regular, url_scheme
 # The first pickle of PyTorch's older format is this number.
 _OLDER_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
-_MOST_UNFOLDED = (
-    20  # times an archive's size; compressed float16 weights, as `export_weights` writes them, have 2 to 10
-)
+# Times an archive's size. Compressed float16 weights, as `export_weights` writes them, unfold to 2 to 6 times theirs.
+_MOST_UNFOLDED = 20
 _LONGEST_CODE = 10_000_000  # bytes of source in an archive of TorchScript; OpenAI's have less than a tenth of it
 _FIX = (
     "save the tensors alone where you trust the file, by torch.save(model.state_dict(), FILE) or "

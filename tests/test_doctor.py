@@ -7,6 +7,7 @@ import pytest
 import torch
 from commands import REPOSITORY, call, command, run
 
+from plgen_ddp.doctor.settings import read_settings
 from plgen_ddp.doctor.shared_output import SharedView, Token, shared_finding
 
 CONFIG = ["--config", str(REPOSITORY / "configs" / "coco_vlplm.yaml")]
@@ -69,6 +70,19 @@ def test_all_problems_are_found_at_once(words, dataset, tmp_path, capsys):
         "cannot write into /dev/null",
     ):
         assert part in messages, part
+
+
+def test_an_option_without_effect_is_found_and_one_that_a_later_word_gives_it_is_none():
+    void, takes = "label.score_threshold=0.7", "label.threshold=fixed"
+    for words, messages in (
+        ([void], ["label.score_threshold decides nothing with label.threshold=f_beta_base"]),
+        ([void, takes, "run.workers=-1"], ["run.workers is -1"]),
+        ([void, "run.workers=-1"], ["run.workers is -1", "label.score_threshold decides nothing"]),
+    ):
+        config, _, findings = read_settings("coco_best", words)
+        wrong = [finding.message for finding in findings if "correct it" in finding.remedy]
+        assert config is not None and len(wrong) == len(messages), wrong
+        assert all(message.startswith(start) for message, start in zip(wrong, messages, strict=True)), wrong
 
 
 def test_each_missing_option_is_named(capsys):

@@ -12,6 +12,7 @@ from plgen_ddp.benchmark.inputs import Inputs
 from plgen_ddp.benchmark.measurement import Measurement
 from plgen_ddp.console import print_line
 from plgen_ddp.errors import UserError
+from plgen_ddp.plurals import counted
 from plgen_ddp.store import RegionStore
 
 
@@ -32,9 +33,9 @@ def measure_job(inputs: Inputs, precision: str, ranks: int) -> TimedJob:
     Raises:
         UserError: the folder holds this run already, or the run failed.
     """
-    plural = "s" if ranks > 1 else ""
-    print_line(f"timing the job in {precision} on {ranks} rank{plural}, {inputs.images} images", error=True)
-    output = _new_folder(inputs, f"job-{precision}-{inputs.images}-images-{ranks}-rank{plural}")
+    on = counted(ranks, "rank")
+    print_line(f"timing the job in {precision} on {on}, {inputs.images} images", error=True)
+    output = _new_folder(inputs, f"job-{precision}-{inputs.images}-images-{on.replace(' ', '-')}")
     detector, _, clip = precision.partition("+")
     words = (
         *inputs.overrides,

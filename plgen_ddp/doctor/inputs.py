@@ -44,15 +44,17 @@ def check_data(config: Config, lacking: set[str], sample: int | None) -> Iterato
     if "data.annotations" in lacking:
         return
     annotations = Path(given(config.data.annotations))
+    files: list[CocoFile] = []
     found = []
 
     def read() -> str:
-        found.extend(CocoFile(annotations, "data.annotations").images())
+        files.append(CocoFile(annotations, "data.annotations"))
+        found.extend(files[0].images())
         return f"{annotations}: {counted(len(found), 'image')}"
 
     yield checked("JSON", read, "data.annotations takes a COCO-format JSON; launch/make_json.py makes one")
     if found:
-        yield _annotations(annotations, {image.id for image in found})
+        yield _annotations(files.pop(), {image.id for image in found})
     if not found or "data.image_root" in lacking:
         return
     indices: list[ImageIndex] = []
@@ -116,10 +118,9 @@ def check_names(config: Config, lacking: set[str]) -> Iterator[Finding]:
     yield checked("labelling", plan, "correct label.vocabulary, label.templates or label.output")
 
 
-def _annotations(path: Path, image_ids: set[int]) -> Finding:
+def _annotations(coco: CocoFile, image_ids: set[int]) -> Finding:
     """Whether the JSON's annotations are whole: they go into the labelled JSON as they are, and training reads them."""
     try:
-        coco = CocoFile(path, "data.annotations")
         rows, known = coco.entries("annotations", _Annotation), {category.id for category in coco.categories()}
     except UserError as error:
         return Finding("annotations", "error", str(error), "mend them, or take a JSON without annotations")

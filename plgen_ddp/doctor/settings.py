@@ -19,25 +19,27 @@ def read_settings(name_or_path: str, words: Sequence[str]) -> tuple[Config | Non
     try:
         load_config(name_or_path, words)
         good = list(words)
-    except UserError as whole:
+    except UserError:
         good = []
         for word in words:
             try:
-                load_config(name_or_path, [*good, word])
+                load_config(name_or_path, [*good, word], effective=False)  # a later word may give it an effect
                 good.append(word)
             except UserError as error:
                 findings.append(Finding("config", "error", str(error), "correct it in the config or the command"))
-        if not findings:
-            findings.append(Finding("config", "error", str(whole), "correct it in the config or the command"))
+        try:
+            load_config(name_or_path, good)
+        except UserError as error:
+            findings.append(Finding("config", "error", str(error), "correct it in the config or the command"))
     try:
-        config = load_config(name_or_path, good)
+        config = load_config(name_or_path, good, effective=False)
     except UserError:  # the config file's own mistake, which every word has met
         unique = {finding.message: finding for finding in findings}
         return None, set(), list(unique.values())
     lacking = set()
     for key in dict.fromkeys((*scoring_requires(config), *LABELLING_REQUIRES)):
         try:
-            load_config(name_or_path, good, (key,))
+            load_config(name_or_path, good, (key,), effective=False)
         except UserError as error:
             lacking.add(key)
             findings.append(Finding("config", "error", str(error), "it is needed for scoring and labelling"))

@@ -11,10 +11,11 @@ import numpy as np
 from plgen_ddp.coco_boxes import BoxFile, BoxRow, image_difference, read_box_file
 from plgen_ddp.errors import UserError
 from plgen_ddp.evaluation import JudgedFile, judge_file
+from plgen_ddp.plurals import counted
 from plgen_ddp.store import RegionStore
 
 # What `print_scoring` leaves in the log of the first rank.
-_SPEED = re.compile(r"scored (\d+) images, .*\(([\d.]+) images/s\) on (\d+) ranks?;")
+_SPEED = re.compile(r"scored (\d+) images?, .*\(([\d.]+) images/s\) on (\d+) ranks?;")
 
 _NAMED = 8  # names in a sentence
 
@@ -141,7 +142,7 @@ def _speed(log: Path) -> str | None:
     if not found:
         return None
     images, rate, ranks = found[-1]
-    return f"{rate} images a second ({images} images on {ranks} rank{'s' if ranks != '1' else ''})"
+    return f"{rate} images a second ({counted(int(images), 'image')} on {counted(int(ranks), 'rank')})"
 
 
 def check_same_images(first: LabelFile, second: LabelFile) -> None:
@@ -181,7 +182,7 @@ def which_images(first: LabelFile, second: LabelFile) -> str:
     if one == other:
         return ""
     both = len(one & other)
-    parts = [f"{both} image{'s are' if both != 1 else ' is'} in both files"]
+    parts = [f"{counted(both, 'image is', 'images are')} in both files"]
     parts += [
         f"{len(own)} only in the {which}" for which, own in (("first", one - other), ("second", other - one)) if own
     ]

@@ -12,11 +12,12 @@ from PIL import Image
 
 from plgen_ddp.evaluation import evaluate
 from plgen_ddp.manifest import Manifest
-from plgen_ddp.records import Regions, Similarity
+from plgen_ddp.records import RankSummary, Regions, Similarity
 from plgen_ddp.report.label_file import read_label_file
 from plgen_ddp.report.page_data import above, make_tables, threshold_grid
 from plgen_ddp.report.words import facts_of, threshold_in_words
 from plgen_ddp.store import RegionStore
+from plgen_ddp.summaries import print_scoring
 
 EVIL = "<script>document.title='broken in'</script>-->"
 NAMES = ["cat", EVIL, "dog #010203 1.23456"]
@@ -607,3 +608,15 @@ def test_the_facts_count_what_failed(tmp_path):
         (tmp_path / "labels.json").write_text(json.dumps(content))
         facts = dict(facts_of(read_label_file(tmp_path / "labels.json", None, None)))
         assert facts["Failures"] == said and facts["Dataset"].endswith(", 5 images")
+
+
+@pytest.mark.parametrize(
+    ("images", "ranks", "said"), [(1, 1, "(1 image on 1 rank)"), (48, 2, "(48 images on 2 ranks)")]
+)
+def test_the_speed_is_what_the_scoring_has_logged(tmp_path, capsys, images, ranks, said):
+    summary = RankSummary(images // ranks, boxes=9, seconds=4.0, waited=0.0, peak_memory=1, peak_gpu_memory=0, host="a")
+    write_labels(tmp_path / "labels.json", 5)
+    print_scoring([summary] * ranks, [], 0)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "rank-0.txt").write_text(capsys.readouterr().out)
+    assert read_label_file(tmp_path / "labels.json", None, None).speed == f"{images / 4:.2f} images a second {said}"
